@@ -1,0 +1,309 @@
+//! From a principal and channels to grants: asked of the database in batches, remembered for a bounded time.
+
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::auth::Principal;
+use crate::auth::cache::Cache;
+use crate::auth::directory::Directory;
+use crate::config::Config;
+use crate::event::Channel;
+use crate::event::Id;
+use crate::event::Kind;
+use crate::store::Role;
+use crate::store::Store;
+use crate::store::StoreError;
+use crate::telemetry::Metrics;
+
+/// How old a "no" may be: somebody who was just given access tries again.
+const NEGATIVE_MAX: Duration = Duration::from_secs(2);
+/// How long a grant holds that was given while the database is away, before it is asked for again.
+const STALE_STEP: Duration = Duration::from_secs(10);
+/// Answers remembered at most: about 200 bytes each.
+const ANSWERS_MAX: usize = 262_144;
+
+/// The proof that a user may see a channel, until a moment. Only an `Authorizer` makes one.
+#[derive(Debug, Clone)]
+pub struct Grant {
+    channel: Channel,
+    user: Id,
+    role: Option<Role>,
+    valid_until: Instant,
+}
+
+impl Grant {
+    /// What may be seen.
+    #[must_use]
+    pub fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    /// By whom.
+    #[must_use]
+    pub fn user(&self) -> &Id {
+        &self.user
+    }
+
+    /// The role on the document; `None` for jobs and for the user's own channel.
+    #[must_use]
+    pub fn role(&self) -> Option<Role> {
+        self.role
+    }
+
+    /// Ask again before this.
+    #[must_use]
+    pub fn valid_until(&self) -> Instant {
+        self.valid_until
+    }
+
+    /// A grant nobody was asked for, for tests of other modules; valid for a minute.
+    #[cfg(test)]
+    #[must_use]
+    pub fn for_test(user: &str, channel: &str) -> Self {
+        let channel = Channel::parse(channel).expect("tests use valid channels");
+        let user = Id::parse(user).expect("tests use valid ids");
+        Self { channel, user, role: None, valid_until: Instant::now() + Duration::from_secs(60) }
+    }
+}
+
+/// The answer about one channel.
+#[derive(Debug, Clone)]
+pub enum Verdict {
+    /// May be seen.
+    Granted(Grant),
+    /// May not be seen, or doesn't exist: the same to whoever asks.
+    Denied,
+    /// Can't be asked at the moment.
+    Unavailable,
+}
+
+/// What the database is asked about a user.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Resource {
+    Job(Id),
+    Document(Id),
+}
+
+/// What it said. A job's owner has `Some(Owner)`.
+#[derive(Debug, Clone, Copy)]
+struct Remembered {
+    role: Option<Role>,
+    /// Before the question was asked.
+    asked: Instant,
+    /// Until when it needs no new question.
+    fresh_until: Instant,
+}
+
+/// A yes or a no that may be acted upon until a moment, or nothing.
+#[derive(Debug, Clone, Copy)]
+enum Answer {
+    Known { role: Option<Role>, until: Instant },
+    Unknown,
+}
+
+/// Decides who may see what.
+#[derive(Debug)]
+pub struct Authorizer {
+    store: Store,
+    users: Directory,
+    answers: Cache<(Id, Resource), Remembered>,
+    max_age: Duration,
+    stale_max: Duration,
+    metrics: Metrics,
+}
+
+impl Authorizer {
+    /// With the ages of the settings.
+    #[must_use]
+    pub fn new(store: Store, config: &Config, metrics: &Metrics) -> Self {
+        Self {
+            users: Directory::new(store.clone(), config),
+            answers: Cache::new(ANSWERS_MAX, config.grant_stale_max),
+            max_age: config.grant_max_age,
+            stale_max: config.grant_stale_max,
+            metrics: metrics.clone(),
+            store,
+        }
+    }
+
+    /// One verdict per channel, in the same order. At most one question to each table for all of them together.
+    pub async fn authorize(&self, principal: &Principal, channels: &[Channel]) -> Vec<Verdict> {
+        let own = self.standing(principal).await;
+        let mut answers = HashMap::new();
+        if matches!(own, Answer::Known { role: Some(_), .. }) {
+            let asked: HashSet<Resource> = channels.iter().filter_map(resource).collect();
+            answers = self.answers(&principal.user.id, asked).await;
+        }
+        channels.iter().map(|channel| verdict(principal, channel, own, &answers)).collect()
+    }
+
+    /// The principal's role on a document, for publishing there: never older than `GRANT_MAX_AGE_MS`.
+    ///
+    /// # Errors
+    /// The database is away and nothing fresh is remembered.
+    pub async fn role(&self, principal: &Principal, document: &Id) -> Result<Option<Role>, StoreError> {
+        let key = (principal.user.id.clone(), Resource::Document(document.clone()));
+        let asked = Instant::now();
+        if let Some(fresh) = self.answers.get(&key).filter(|known| asked < known.fresh_until) {
+            return Ok(fresh.role);
+        }
+        let pair = (principal.user.id.clone(), document.clone());
+        let role = self.store.document_roles(std::slice::from_ref(&pair)).await?.remove(&pair);
+        self.remember(key, role, asked);
+        Ok(role)
+    }
+
+    /// Forgets what is too old, and never returns; run it beside the server.
+    pub async fn maintain(&self) {
+        loop {
+            tokio::time::sleep(self.stale_max).await;
+            self.answers.prune();
+            self.users.prune();
+        }
+    }
+
+    /// Whether the user still exists and is enabled: a stream outlives the look-up that its principal had at the start.
+    async fn standing(&self, principal: &Principal) -> Answer {
+        let until = principal.checked + self.max_age;
+        if Instant::now() < until {
+            return Answer::Known { role: Some(Role::Owner), until };
+        }
+        match self.users.find(&principal.user.id).await {
+            Ok(found) => {
+                let until = if found.stale { self.stale_until(found.asked) } else { found.asked + self.max_age };
+                Answer::Known { role: found.is_good().then_some(Role::Owner), until }
+            }
+            Err(_) if principal.checked.elapsed() < self.stale_max => {
+                Answer::Known { role: Some(Role::Owner), until: self.stale_until(principal.checked) }
+            }
+            Err(_) => Answer::Unknown,
+        }
+    }
+
+    async fn answers(&self, user: &Id, asked: HashSet<Resource>) -> HashMap<Resource, Answer> {
+        let now = Instant::now();
+        let mut answers = HashMap::with_capacity(asked.len());
+        let (mut jobs, mut documents) = (Vec::new(), Vec::new());
+        for resource in asked {
+            match self.answers.get(&(user.clone(), resource.clone())).filter(|known| now < known.fresh_until) {
+                Some(known) => {
+                    self.count("cache", 1);
+                    answers.insert(resource, Answer::Known { role: known.role, until: known.fresh_until });
+                }
+                None => match resource {
+                    Resource::Job(id) => jobs.push(id),
+                    Resource::Document(id) => documents.push(id),
+                },
+            }
+        }
+        let (jobs, documents) =
+            futures_util::future::join(self.ask_jobs(user, jobs), self.ask_documents(user, documents)).await;
+        answers.extend(jobs);
+        answers.extend(documents);
+        answers
+    }
+
+    async fn ask_jobs(&self, user: &Id, ids: Vec<Id>) -> Vec<(Resource, Answer)> {
+        if ids.is_empty() {
+            return Vec::new();
+        }
+        let asked = Instant::now();
+        let owners = self.store.job_owners(&ids).await;
+        let role =
+            |id: &Id, owners: &HashMap<Id, Id>| owners.get(id).filter(|owner| *owner == user).map(|_| Role::Owner);
+        self.learn(user, ids, asked, Resource::Job, owners.as_ref().map(|owners| |id: &Id| role(id, owners)))
+    }
+
+    async fn ask_documents(&self, user: &Id, ids: Vec<Id>) -> Vec<(Resource, Answer)> {
+        if ids.is_empty() {
+            return Vec::new();
+        }
+        let asked = Instant::now();
+        let pairs: Vec<(Id, Id)> = ids.iter().map(|id| (user.clone(), id.clone())).collect();
+        let roles = self.store.document_roles(&pairs).await;
+        let role = |id: &Id, roles: &HashMap<(Id, Id), Role>| roles.get(&(user.clone(), id.clone())).copied();
+        self.learn(user, ids, asked, Resource::Document, roles.as_ref().map(|roles| |id: &Id| role(id, roles)))
+    }
+
+    /// Remembers what the database said; when it said nothing, falls back on a yes that is not too old.
+    fn learn(
+        &self,
+        user: &Id,
+        ids: Vec<Id>,
+        asked: Instant,
+        resource: fn(Id) -> Resource,
+        said: Result<impl Fn(&Id) -> Option<Role>, &StoreError>,
+    ) -> Vec<(Resource, Answer)> {
+        if let Err(error) = &said {
+            tracing::warn!(cause = %error, "permissions can't be asked");
+        }
+        let answer = |id: Id| {
+            let role = said.as_ref().ok().map(|role| role(&id));
+            let resource = resource(id);
+            let key = (user.clone(), resource.clone());
+            let answer = match role {
+                Some(role) => Answer::Known { role, until: self.remember(key, role, asked) },
+                None => self.stale(&key),
+            };
+            (resource, answer)
+        };
+        ids.into_iter().map(answer).collect()
+    }
+
+    fn remember(&self, key: (Id, Resource), role: Option<Role>, asked: Instant) -> Instant {
+        self.count("database", 1);
+        let age = if role.is_some() { self.max_age } else { NEGATIVE_MAX.min(self.max_age) };
+        // Streams that began together shouldn't all ask again together.
+        let fresh_until = asked + age.mul_f64(1.0 - 0.1 * fastrand::f64());
+        self.answers.insert(key, Remembered { role, asked, fresh_until });
+        fresh_until
+    }
+
+    fn stale(&self, key: &(Id, Resource)) -> Answer {
+        let known =
+            self.answers.get(key).filter(|known| known.role.is_some() && known.asked.elapsed() < self.stale_max);
+        self.count(if known.is_some() { "stale" } else { "unavailable" }, 1);
+        known.map_or(Answer::Unknown, |known| Answer::Known { role: known.role, until: self.stale_until(known.asked) })
+    }
+
+    fn stale_until(&self, asked: Instant) -> Instant {
+        (asked + self.stale_max).min(Instant::now() + STALE_STEP)
+    }
+
+    fn count(&self, from: &str, number: u64) {
+        self.metrics.grants_cached.with_label_values(&[from]).inc_by(number);
+    }
+}
+
+/// What has to be asked for a channel; the user's own needs no question.
+fn resource(channel: &Channel) -> Option<Resource> {
+    let id = Id::parse(channel.id()).ok()?;
+    match channel.kind() {
+        Kind::Jobs => Some(Resource::Job(id)),
+        Kind::Docs | Kind::Presence => Some(Resource::Document(id)),
+        Kind::User => None,
+    }
+}
+
+fn verdict(principal: &Principal, channel: &Channel, own: Answer, answers: &HashMap<Resource, Answer>) -> Verdict {
+    let Answer::Known { role: standing, until: own_until } = own else { return Verdict::Unavailable };
+    let answer = match channel.kind() {
+        _ if standing.is_none() => return Verdict::Denied,
+        Kind::User if channel.id() == principal.user.id.as_str() => own,
+        Kind::User => return Verdict::Denied,
+        _ => resource(channel).and_then(|resource| answers.get(&resource).copied()).unwrap_or(Answer::Unknown),
+    };
+    match answer {
+        Answer::Unknown => Verdict::Unavailable,
+        Answer::Known { role: None, .. } => Verdict::Denied,
+        Answer::Known { role, until } => Verdict::Granted(Grant {
+            channel: channel.clone(),
+            user: principal.user.id.clone(),
+            role: role.filter(|_| matches!(channel.kind(), Kind::Docs | Kind::Presence)),
+            valid_until: until.min(own_until),
+        }),
+    }
+}

@@ -1,0 +1,38 @@
+//! Who are you, and what may you see.
+//!
+//! Two answers, two gates: an `Authenticator` makes a `Principal` of a credential, an `Authorizer` makes a `Grant` of a
+//! principal and a channel. Neither value can be made in another way, so no code path can forget the question. Every
+//! doubt denies; only "the database is away" is told apart from "no", because the first is worth trying again.
+//!
+//! It knows no transport, no broker and no hub.
+
+mod authenticator;
+mod authorizer;
+mod base64url;
+mod cache;
+mod claims;
+mod clock;
+mod credentials;
+mod directory;
+mod failure;
+mod jwks;
+mod keys;
+#[cfg(test)]
+mod tests;
+mod token;
+
+pub use authenticator::Authenticator;
+pub use authenticator::Caller;
+pub use authenticator::Principal;
+pub use authorizer::Authorizer;
+pub use authorizer::Grant;
+pub use authorizer::Verdict;
+pub use claims::Claims;
+pub use claims::Scopes;
+pub use clock::unix_now;
+pub use credentials::Credentials;
+pub use failure::AuthFailure;
+pub use failure::AuthSetupError;
+pub use token::TokenVerifier;
+pub use token::install_crypto;
+pub use token::mint;

@@ -1,0 +1,325 @@
+//! The log of one process: the same contract as Redis, kept under one lock.
+
+use std::collections::BTreeSet;
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::BrokerError;
+use crate::broker::EventAppend;
+use crate::broker::JobAppend;
+use crate::broker::JobOutcome;
+use crate::broker::KnownJob;
+use crate::broker::Once;
+use crate::broker::Outputs;
+use crate::broker::TailMessage;
+use crate::clock;
+use crate::event::Channel;
+use crate::event::Cursor;
+use crate::event::Delivery;
+use crate::event::Entry;
+use crate::event::Epoch;
+use crate::event::Event;
+use crate::event::EventName;
+use crate::event::Fingerprint;
+use crate::event::Id;
+use crate::event::Kind;
+use crate::event::LogId;
+use crate::event::RawName;
+use crate::jobs::JobState;
+use crate::jobs::Judgement;
+use crate::jobs::Reject;
+use crate::jobs::TerminalStatuses;
+use crate::jobs::judge;
+
+/// How long an `updateId` or the name of an append is remembered.
+const ONCE_KEPT: Duration = Duration::from_secs(600);
+/// Names remembered at most; the oldest go first.
+const ONCE_MAX: usize = 200_000;
+/// Jobs remembered at most; the one that changed longest ago goes first and is seeded from the database again.
+const JOBS_MAX: usize = 100_000;
+
+/// The in-process log. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct MemoryBroker {
+    epoch: Epoch,
+    terminal: TerminalStatuses,
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    last: LogId,
+    jobs: HashMap<Id, Job>,
+    by_age: BTreeSet<(LogId, Id)>,
+    once: Remembered,
+    source: LogId,
+    tail: Option<mpsc::Sender<TailMessage>>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Job {
+    state: Option<JobState>,
+    version: LogId,
+    digest: String,
+    raw: RawName,
+}
+
+/// Names with an end of life, oldest first.
+#[derive(Debug, Default)]
+struct Remembered {
+    answers: HashMap<String, Answer>,
+    order: VecDeque<(Instant, String)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Answer {
+    Applied(Cursor),
+    Judged,
+}
+
+impl Remembered {
+    fn get(&mut self, name: &str) -> Option<Answer> {
+        self.forget_old();
+        self.answers.get(name).copied()
+    }
+
+    fn put(&mut self, name: String, answer: Answer) {
+        self.order.push_back((Instant::now(), name.clone()));
+        self.answers.insert(name, answer);
+    }
+
+    fn forget_old(&mut self) {
+        while let Some((at, name)) = self.order.front() {
+            if at.elapsed() < ONCE_KEPT && self.order.len() <= ONCE_MAX {
+                break;
+            }
+            self.answers.remove(name);
+            self.order.pop_front();
+        }
+    }
+}
+
+impl MemoryBroker {
+    /// An empty log with a new epoch.
+    #[must_use]
+    pub fn new(terminal: TerminalStatuses) -> Self {
+        let inner = Inner {
+            last: LogId::ZERO,
+            jobs: HashMap::new(),
+            by_age: BTreeSet::new(),
+            once: Remembered::default(),
+            source: LogId::ZERO,
+            tail: None,
+        };
+        Self { epoch: Epoch(fastrand::u64(1..)), terminal, inner: Arc::new(Mutex::new(inner)) }
+    }
+
+    pub(super) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    pub(super) async fn run(&self, outputs: Outputs, stop: CancellationToken) {
+        let opened = TailMessage::Opened {
+            epoch: self.epoch,
+            before: (LogId::ZERO, Fingerprint::default()),
+            entries: Vec::new(),
+        };
+        {
+            let mut inner = self.inner.lock().await;
+            drop(outputs.tail.send(opened).await);
+            inner.tail = Some(outputs.tail);
+        }
+        stop.cancelled().await;
+        self.inner.lock().await.tail = None;
+    }
+
+    pub(super) async fn append_job(&self, append: &JobAppend<'_>) -> Result<JobOutcome, BrokerError> {
+        let mut inner = self.inner.lock().await;
+        if inner.tail.is_none() {
+            return Err(BrokerError::Unavailable(None));
+        }
+        let (outcome, entry) = inner.judge(append, self.epoch, &self.terminal);
+        if let Some(entry) = entry {
+            inner.deliver(entry).await;
+        }
+        Ok(outcome)
+    }
+
+    pub(super) async fn append_event(&self, append: &EventAppend<'_>) -> Result<Cursor, BrokerError> {
+        let mut inner = self.inner.lock().await;
+        if inner.tail.is_none() {
+            return Err(BrokerError::Unavailable(None));
+        }
+        if let Some(Answer::Applied(cursor)) = inner.once.get(append.once) {
+            return Ok(cursor);
+        }
+        let entry = inner.entry(Some(append.event.clone()), None);
+        let cursor = Cursor { epoch: self.epoch, at: entry.id, print: entry.print };
+        inner.once.put(append.once.to_owned(), Answer::Applied(cursor));
+        inner.deliver(entry).await;
+        Ok(cursor)
+    }
+
+    pub(super) async fn publish_ephemeral(&self, event: &Event) -> Result<(), BrokerError> {
+        let inner = self.inner.lock().await;
+        let tail = inner.tail.as_ref().ok_or(BrokerError::Unavailable(None))?;
+        tail.send(TailMessage::Ephemeral(event.clone())).await.map_err(|_| BrokerError::Unavailable(None))
+    }
+
+    pub(super) async fn job(&self, id: &Id) -> Option<KnownJob> {
+        let inner = self.inner.lock().await;
+        let job = inner.jobs.get(id)?;
+        job.state.clone().map(|state| KnownJob { state, version: job.version })
+    }
+}
+
+/// The name under which an append is remembered beside its job, if it has one.
+fn remembered_name(append: &JobAppend<'_>) -> Option<String> {
+    match &append.once {
+        Once::Named(name) => Some(name.clone()),
+        Once::LateRaw(raw) => Some(format!("late:{}:{}:{}", append.update.job, raw.mark, raw.offset)),
+        Once::Raw(_) | Once::Source(_) => None,
+    }
+}
+
+impl Inner {
+    /// The Rust twin of `append.lua`, step by step.
+    fn judge(
+        &mut self,
+        append: &JobAppend<'_>,
+        epoch: Epoch,
+        terminal: &TerminalStatuses,
+    ) -> (JobOutcome, Option<Entry>) {
+        let update = append.update;
+        if matches!(append.once, Once::Source(id) if id <= self.source) {
+            return (JobOutcome::Done, None);
+        }
+        let name = remembered_name(append);
+        match name.as_ref().and_then(|name| self.once.get(name)) {
+            Some(Answer::Applied(cursor)) => return (JobOutcome::Applied(cursor), None),
+            Some(Answer::Judged) => return (JobOutcome::Done, None),
+            None => {}
+        }
+        let known = self.jobs.get(&update.job).cloned();
+        let mut job = match (known, append.seed) {
+            (Some(job), _) => job,
+            (None, Some(seed)) => Job { state: seed.state.clone(), version: seed.version, ..Job::default() },
+            (None, None) => return (JobOutcome::Unknown, None),
+        };
+        if let Once::Raw(raw) = append.once {
+            if raw <= job.raw {
+                return (JobOutcome::Behind(self.last), None);
+            }
+            job.raw = raw;
+        }
+        // A version in the database may be ahead of this log's clock; what follows must be newer.
+        self.last = self.last.max(job.version);
+        let judgement = self.look(append, &job, terminal);
+        job.digest.clone_from(&update.digest);
+        let (outcome, entry) = self.carry_out(append, judgement, &mut job, epoch);
+        if let Some(name) = name {
+            let answer = match &outcome {
+                JobOutcome::Applied(cursor) => Answer::Applied(*cursor),
+                _ => Answer::Judged,
+            };
+            self.once.put(name, answer);
+        }
+        if let Once::Source(id) = append.once {
+            self.source = id;
+        }
+        self.keep(update.job.clone(), job);
+        (outcome, entry)
+    }
+
+    fn look(&mut self, append: &JobAppend<'_>, job: &Job, terminal: &TerminalStatuses) -> Judgement {
+        let update = append.update;
+        let repeated = match &update.update_id {
+            Some(id) => self.once.get(&format!("update:{}:{id}", update.job)).is_some(),
+            None => update.digest == job.digest,
+        };
+        if repeated {
+            return Judgement::Rejected(Reject::Duplicate);
+        }
+        let now = format!("\"{}\"", clock::rfc3339(append.accepted_us));
+        judge(job.state.as_ref(), update, terminal, &now)
+    }
+
+    fn carry_out(
+        &mut self,
+        append: &JobAppend<'_>,
+        judgement: Judgement,
+        job: &mut Job,
+        epoch: Epoch,
+    ) -> (JobOutcome, Option<Entry>) {
+        let update = append.update;
+        let judged = match append.once {
+            Once::Raw(raw) | Once::LateRaw(raw) => Some((update.job.clone(), raw)),
+            Once::Named(_) | Once::Source(_) => None,
+        };
+        match judgement {
+            Judgement::Rejected(reject) => {
+                let entry = judged.map(|judged| self.entry(None, Some(judged)));
+                (JobOutcome::Rejected(reject), entry)
+            }
+            Judgement::Applied(state, delivery) => {
+                let event = job_event(&update.job, &state, delivery, append.accepted_us);
+                let entry = self.entry(Some(event), judged);
+                let cursor = Cursor { epoch, at: entry.id, print: entry.print };
+                job.version = entry.id;
+                job.state = Some(state);
+                if let Some(id) = &update.update_id {
+                    self.once.put(format!("update:{}:{id}", update.job), Answer::Judged);
+                }
+                (JobOutcome::Applied(cursor), Some(entry))
+            }
+        }
+    }
+
+    fn keep(&mut self, id: Id, job: Job) {
+        self.by_age.insert((job.version, id.clone()));
+        let version = job.version;
+        if let Some(before) = self.jobs.insert(id.clone(), job)
+            && before.version != version
+        {
+            self.by_age.remove(&(before.version, id));
+        }
+        if self.jobs.len() > JOBS_MAX
+            && let Some((_, oldest)) = self.by_age.pop_first()
+        {
+            self.jobs.remove(&oldest);
+        }
+    }
+
+    fn entry(&mut self, event: Option<Event>, judged: Option<(Id, RawName)>) -> Entry {
+        let now = LogId { ms: clock::now_us() / 1000, seq: 0 };
+        // A clock that steps back must not reorder the log.
+        let next = LogId { ms: self.last.ms, seq: self.last.seq + 1 };
+        self.last = now.max(next);
+        Entry { id: self.last, print: Fingerprint::random(), event, judged }
+    }
+
+    async fn deliver(&mut self, entry: Entry) {
+        if let Some(tail) = &self.tail {
+            // The receiver is gone only when the app stops.
+            drop(tail.send(TailMessage::Entries(vec![Arc::new(entry)])).await);
+        }
+    }
+}
+
+fn job_event(id: &Id, state: &JobState, delivery: Delivery, accepted_us: u64) -> Event {
+    Event {
+        channel: Channel::of(Kind::Jobs, id),
+        name: EventName::JOB_UPDATE,
+        data: state.to_json(id).into(),
+        delivery,
+        terminal: state.terminal,
+        accepted_us,
+    }
+}

@@ -1,0 +1,164 @@
+//! The shared log: append to it, tail it, and know a job's state. In one process or in Redis, with the same contract.
+//!
+//! This module must not know HTTP, sessions or the hub.
+
+mod memory;
+mod redis;
+#[cfg(test)]
+mod tests;
+mod types;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+pub use memory::MemoryBroker;
+pub use redis::InboxReader;
+pub use redis::RedisBroker;
+pub use redis::RedisSettings;
+pub use types::BrokerError;
+pub use types::EventAppend;
+pub use types::JobAppend;
+pub use types::JobOutcome;
+pub use types::KnownJob;
+pub use types::Located;
+pub use types::Once;
+pub use types::RawMessage;
+pub use types::Seed;
+pub use types::SourceEntry;
+pub use types::TailMessage;
+
+use crate::event::Cursor;
+use crate::event::Epoch;
+use crate::event::Event;
+use crate::event::Id;
+use crate::event::LogId;
+
+/// Where a broker's output goes. Both queues are bounded; a full one holds the broker back.
+#[derive(Debug)]
+pub struct Outputs {
+    /// The log, in order.
+    pub tail: mpsc::Sender<TailMessage>,
+    /// What workers publish, in the order in which Redis sent it. Silent for the in-process broker.
+    pub raw: mpsc::Sender<RawMessage>,
+}
+
+/// The log of this process or of a cluster. Cheap to clone.
+#[derive(Debug, Clone)]
+pub enum Broker {
+    /// Everything in this process.
+    Memory(MemoryBroker),
+    /// A Redis stream that every node tails.
+    Redis(RedisBroker),
+}
+
+impl Broker {
+    /// Delivers the log, and raw updates, until `stop`. One call in the life of a broker.
+    pub async fn run(&self, outputs: Outputs, stop: CancellationToken) {
+        match self {
+            Self::Memory(broker) => broker.run(outputs, stop).await,
+            Self::Redis(broker) => broker.run(outputs, stop).await,
+        }
+    }
+
+    /// Judges an update and, when it applies, appends it, in one atomic step.
+    ///
+    /// # Errors
+    /// `Unavailable`: it may or may not have happened; ask again with the same `once`.
+    pub async fn append_job(&self, append: &JobAppend<'_>) -> Result<JobOutcome, BrokerError> {
+        match self {
+            Self::Memory(broker) => broker.append_job(append).await,
+            Self::Redis(broker) => broker.append_job(append).await,
+        }
+    }
+
+    /// Appends an event, once for each `once`. Answers the cursor of the entry, also of one appended earlier.
+    ///
+    /// # Errors
+    /// `Unavailable`: it may or may not have happened; ask again with the same `once`.
+    pub async fn append_event(&self, append: &EventAppend<'_>) -> Result<Cursor, BrokerError> {
+        match self {
+            Self::Memory(broker) => broker.append_event(append).await,
+            Self::Redis(broker) => broker.append_event(append).await,
+        }
+    }
+
+    /// Tells all nodes of an event that is not worth logging.
+    ///
+    /// # Errors
+    /// `Unavailable`: Redis can't be asked.
+    pub async fn publish_ephemeral(&self, event: &Event) -> Result<(), BrokerError> {
+        match self {
+            Self::Memory(broker) => broker.publish_ephemeral(event).await,
+            Self::Redis(broker) => broker.publish_ephemeral(event).await,
+        }
+    }
+
+    /// The folded state of a job, where the broker remembers it.
+    ///
+    /// # Errors
+    /// `Unavailable`: Redis can't be asked.
+    pub async fn job(&self, id: &Id) -> Result<Option<KnownJob>, BrokerError> {
+        match self {
+            Self::Memory(broker) => Ok(broker.job(id).await),
+            Self::Redis(broker) => broker.job(id).await,
+        }
+    }
+
+    /// Judges a cursor that the window can't judge.
+    ///
+    /// # Errors
+    /// `Unavailable`: Redis can't be asked.
+    pub async fn locate(&self, cursor: &Cursor) -> Result<Located, BrokerError> {
+        match self {
+            Self::Memory(_) => Ok(Located::Gone),
+            Self::Redis(broker) => broker.locate(cursor).await,
+        }
+    }
+
+    /// The next entries after a position, at most `count`.
+    ///
+    /// # Errors
+    /// `Unavailable`: Redis can't be asked.
+    pub async fn read_after(&self, at: LogId, count: usize) -> Result<Vec<crate::event::Entry>, BrokerError> {
+        match self {
+            Self::Memory(_) => Ok(Vec::new()),
+            Self::Redis(broker) => broker.read_after(at, count).await,
+        }
+    }
+
+    /// The durable inbox of workers (the Redis stream `job-updates`), for the one node that holds its lease.
+    #[must_use]
+    pub fn redis(&self) -> Option<&RedisBroker> {
+        match self {
+            Self::Memory(_) => None,
+            Self::Redis(broker) => Some(broker),
+        }
+    }
+
+    /// Whether this broker can accept, read and append right now.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        match self {
+            Self::Memory(_) => true,
+            Self::Redis(broker) => broker.is_ready(),
+        }
+    }
+
+    /// The epoch in which this node appends.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        match self {
+            Self::Memory(broker) => broker.epoch(),
+            Self::Redis(broker) => broker.epoch(),
+        }
+    }
+
+    /// `memory` or `redis`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Memory(_) => "memory",
+            Self::Redis(_) => "redis",
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! The log in Redis: a stream that every node tails, and scripts that judge and append in one step.
+//!
+//! Keys, all below `{prefix}:` and for this module alone:
+//! `log` the stream · `log:meta` epoch and last trimmed entry · `job:{id}` a job's state · `u:{job}:{digest}` an `updateId` ·
+//! `o:{name}` an append's name · `inbox` position in the durable inbox · `inbox:lease` who reads it · `marks` the mark counter.
+//! Channels: `{prefix}:marks`, `{prefix}:ephemeral`.
+
+mod codec;
+mod inbox;
+mod link;
+mod raw;
+mod tail;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use redis::Script;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::BrokerError;
+use crate::broker::EventAppend;
+use crate::broker::JobAppend;
+use crate::broker::JobOutcome;
+use crate::broker::KnownJob;
+use crate::broker::Located;
+use crate::broker::Once;
+use crate::broker::Outputs;
+use crate::clock;
+use crate::event::Cursor;
+use crate::event::Entry;
+use crate::event::Epoch;
+use crate::event::Event;
+use crate::event::Fingerprint;
+use crate::event::Id;
+use crate::event::LogId;
+use crate::event::RawName;
+use crate::event::WindowLimits;
+use crate::jobs::TerminalStatuses;
+use crate::telemetry::Metrics;
+pub use inbox::InboxReader;
+use link::Link;
+
+/// How long an `updateId` or the name of an append is remembered.
+const ONCE_KEPT_MS: u64 = 600_000;
+/// How often this node trims the log by age, in milliseconds; any node's append may do it.
+const TRIM_EVERY_MS: u64 = 250;
+/// A probe older than this means: not ready.
+const PROBE_AGE_MAX: Duration = Duration::from_secs(10);
+
+/// What the Redis log needs to know.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the fields are settings of the same names")]
+pub struct RedisSettings {
+    pub url: crate::config::Secret,
+    pub prefix: String,
+    pub job_updates_channel: String,
+    pub retention: Duration,
+    pub entries_max: usize,
+    pub window: WindowLimits,
+}
+
+/// The log in Redis. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct RedisBroker {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    settings: RedisSettings,
+    keys: Keys,
+    scripts: Scripts,
+    link: Link,
+    terminal: TerminalStatuses,
+    metrics: Metrics,
+    /// Random; tells this process's marks and leases from those of others.
+    node: u64,
+    started: Instant,
+    epoch: AtomicU64,
+    last_trim_ms: AtomicU64,
+    /// Milliseconds since `started` when the last own mark came back, plus one; 0: never.
+    mark_heard: AtomicU64,
+    /// The same for the last answer to the tail.
+    tail_heard: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Keys {
+    log: String,
+    meta: String,
+    marks: String,
+    inbox: String,
+    lease: String,
+    marks_channel: String,
+    ephemeral_channel: String,
+}
+
+#[derive(Debug)]
+struct Scripts {
+    append: Script,
+    publish: Script,
+    open: Script,
+    locate: Script,
+    probe: Script,
+}
+
+impl RedisBroker {
+    /// Prepares the log; `run` connects.
+    ///
+    /// # Errors
+    /// The URL can't be read.
+    pub fn new(settings: RedisSettings, terminal: TerminalStatuses, metrics: Metrics) -> Result<Self, BrokerError> {
+        let link = Link::new(settings.url.expose(), metrics.clone()).map_err(|e| BrokerError::Unavailable(Some(e)))?;
+        let key = |name: &str| format!("{}:{name}", settings.prefix);
+        let keys = Keys {
+            log: key("log"),
+            meta: key("log:meta"),
+            marks: key("marks"),
+            inbox: key("inbox"),
+            lease: key("inbox:lease"),
+            marks_channel: key("marks"),
+            ephemeral_channel: key("ephemeral"),
+        };
+        let with_log = |text: &str| Script::new(&format!("{}\n{text}", include_str!("log.lua")));
+        let scripts = Scripts {
+            append: with_log(include_str!("append.lua")),
+            publish: with_log(include_str!("publish.lua")),
+            open: Script::new(include_str!("open.lua")),
+            locate: Script::new(include_str!("locate.lua")),
+            probe: Script::new(include_str!("probe.lua")),
+        };
+        let shared = Shared {
+            settings,
+            keys,
+            scripts,
+            link,
+            terminal,
+            metrics,
+            node: fastrand::u64(1..),
+            started: Instant::now(),
+            epoch: AtomicU64::new(0),
+            last_trim_ms: AtomicU64::new(0),
+            mark_heard: AtomicU64::new(0),
+            tail_heard: AtomicU64::new(0),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Connects once, for a clear error at the start; also says what is risky about this Redis.
+    ///
+    /// # Errors
+    /// Redis can't be reached or refuses the credentials.
+    pub async fn check(&self) -> Result<Vec<&'static str>, BrokerError> {
+        self.shared.link.check().await
+    }
+
+    /// This node's random number, as in its marks.
+    #[must_use]
+    pub fn node(&self) -> u64 {
+        self.shared.node
+    }
+
+    pub(super) fn epoch(&self) -> Epoch {
+        Epoch(self.shared.epoch.load(Ordering::Acquire))
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        let young = |heard: &AtomicU64| self.shared.age(heard).is_some_and(|age| age < PROBE_AGE_MAX);
+        young(&self.shared.mark_heard) && young(&self.shared.tail_heard)
+    }
+
+    pub(super) async fn run(&self, outputs: Outputs, stop: CancellationToken) {
+        let shared = &self.shared;
+        let tail_sender = outputs.tail.clone();
+        tokio::join!(
+            shared.link.run(stop.clone()),
+            tail::run(shared, outputs.tail, stop.clone()),
+            raw::run(shared, outputs.raw, tail_sender, stop.clone()),
+        );
+    }
+
+    pub(super) async fn append_job(&self, append: &JobAppend<'_>) -> Result<JobOutcome, BrokerError> {
+        let shared = &self.shared;
+        let invocation = shared.append_invocation(append);
+        let answer: Vec<String> = shared.link.invoke(invocation).await?;
+        codec::job_outcome(&answer, self.epoch()).ok_or(BrokerError::Garbled)
+    }
+
+    pub(super) async fn append_event(&self, append: &EventAppend<'_>) -> Result<Cursor, BrokerError> {
+        let shared = &self.shared;
+        let event = append.event;
+        let mut invocation = shared.scripts.publish.prepare_invoke();
+        invocation.key(&shared.keys.log).key(&shared.keys.meta).key(shared.once_key(append.once));
+        shared.push_limits(&mut invocation, event.accepted_us);
+        invocation.arg(event.channel.as_str()).arg(event.name.as_str()).arg(codec::class(event)).arg(&*event.data);
+        invocation.arg(ONCE_KEPT_MS);
+        let answer: Vec<String> = shared.link.invoke(invocation).await?;
+        codec::cursor(answer.first(), answer.get(1), self.epoch()).ok_or(BrokerError::Garbled)
+    }
+
+    pub(super) async fn publish_ephemeral(&self, event: &Event) -> Result<(), BrokerError> {
+        let mut command = redis::cmd("PUBLISH");
+        command.arg(&self.shared.keys.ephemeral_channel).arg(codec::ephemeral(event));
+        self.shared.link.query::<i64>(&command).await.map(drop)
+    }
+
+    pub(super) async fn job(&self, id: &Id) -> Result<Option<KnownJob>, BrokerError> {
+        let mut command = redis::cmd("HMGET");
+        command.arg(self.shared.job_key(id)).arg(codec::JOB_FIELDS);
+        let fields: Vec<Option<String>> = self.shared.link.query(&command).await?;
+        Ok(codec::known_job(&fields))
+    }
+
+    pub(super) async fn locate(&self, cursor: &Cursor) -> Result<Located, BrokerError> {
+        let shared = &self.shared;
+        let mut invocation = shared.scripts.locate.prepare_invoke();
+        invocation.key(&shared.keys.log).key(&shared.keys.meta);
+        invocation.arg(cursor.epoch.0).arg(cursor.at.to_string()).arg(cursor.print.0);
+        let answer: String = shared.link.invoke(invocation).await?;
+        match answer.as_str() {
+            "found" => Ok(Located::Found),
+            "ahead" => Ok(Located::Ahead),
+            _ => Ok(Located::Gone),
+        }
+    }
+
+    pub(super) async fn read_after(&self, at: LogId, count: usize) -> Result<Vec<Entry>, BrokerError> {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(&self.shared.keys.log).arg(format!("({at}")).arg("+").arg("COUNT").arg(count);
+        let reply: redis::streams::StreamRangeReply = self.shared.link.query(&command).await?;
+        Ok(reply.ids.iter().map(codec::entry).collect())
+    }
+}
+
+impl Shared {
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn touch(&self, heard: &AtomicU64) {
+        heard.store(self.now_ms() + 1, Ordering::Release);
+    }
+
+    fn age(&self, heard: &AtomicU64) -> Option<Duration> {
+        let at = heard.load(Ordering::Acquire).checked_sub(1)?;
+        Some(Duration::from_millis(self.now_ms().saturating_sub(at)))
+    }
+
+    fn job_key(&self, id: &Id) -> String {
+        format!("{}:job:{}", self.settings.prefix, id.as_str())
+    }
+
+    fn once_key(&self, name: &str) -> String {
+        format!("{}:o:{name}", self.settings.prefix)
+    }
+
+    /// Whether this append should trim by age: one of this node's appends every now and then.
+    fn trims(&self) -> bool {
+        let now = self.now_ms() + TRIM_EVERY_MS;
+        let last = self.last_trim_ms.load(Ordering::Relaxed);
+        let due = now >= last + TRIM_EVERY_MS;
+        due && self.last_trim_ms.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    fn push_limits(&self, invocation: &mut redis::ScriptInvocation<'_>, accepted_us: u64) {
+        let retention_ms = u64::try_from(self.settings.retention.as_millis()).unwrap_or(u64::MAX);
+        invocation.arg(Fingerprint::random().0).arg(accepted_us).arg(retention_ms).arg(self.settings.entries_max);
+        invocation.arg(if self.trims() { "1" } else { "" });
+    }
+
+    /// The call of `append.lua`; its header explains keys and arguments.
+    fn append_invocation(&self, append: &JobAppend<'_>) -> redis::ScriptInvocation<'_> {
+        let update = append.update;
+        let (once, raw, late, source) = self.once_arguments(append);
+        let update_key = update.update_id.as_ref().map(|id| format!("{}:u:{}:{id}", self.settings.prefix, update.job));
+        let mut call = self.scripts.append.prepare_invoke();
+        call.key(&self.keys.log).key(&self.keys.meta).key(self.job_key(&update.job));
+        call.key(update_key.as_deref().unwrap_or(&self.keys.log));
+        call.key(once.as_deref().unwrap_or(&self.keys.log)).key(&self.keys.inbox);
+        self.push_limits(&mut call, append.accepted_us);
+        call.arg(update.job.as_str()).arg(&update.status);
+        call.arg(if self.terminal.contains(&update.status) { "1" } else { "" });
+        for field in [&update.progress, &update.message, &update.error, &update.data] {
+            call.arg(codec::field(field));
+        }
+        let now = || format!("\"{}\"", clock::rfc3339(append.accepted_us));
+        call.arg(update.timestamp.clone().unwrap_or_else(now));
+        call.arg(codec::padded(update.attempt)).arg(codec::padded(update.seq));
+        let kept = |key: &Option<String>| key.as_ref().map_or(String::new(), |_| ONCE_KEPT_MS.to_string());
+        call.arg(kept(&update_key)).arg(kept(&once)).arg(raw).arg(late).arg(source).arg(&update.digest);
+        codec::push_seed(&mut call, append.seed);
+        call
+    }
+
+    fn once_arguments(&self, append: &JobAppend<'_>) -> (Option<String>, String, &'static str, String) {
+        let name = |raw: RawName| format!("{:020}-{:020}", raw.mark, raw.offset);
+        match &append.once {
+            Once::Named(once) => (Some(self.once_key(once)), String::new(), "", String::new()),
+            Once::Raw(raw) => (None, name(*raw), "", String::new()),
+            Once::LateRaw(raw) => {
+                let once = format!("late:{}:{}", append.update.job, name(*raw));
+                (Some(self.once_key(&once)), name(*raw), "1", String::new())
+            }
+            Once::Source(id) => (None, String::new(), "", id.to_string()),
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Listening to workers, and the probe that proves that we hear.
+//!
+//! One connection is subscribed to the workers' channels and to our own channel of marks; Redis delivers all of them in one
+//! order, the same to every node. So a mark's number and a count since then name a message for the whole cluster.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use redis::AsyncConnectionConfig;
+use redis::ProtocolVersion;
+use redis::PushInfo;
+use redis::PushKind;
+use redis::Value;
+use redis::aio::MultiplexedConnection;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::BrokerError;
+use crate::broker::RawMessage;
+use crate::broker::TailMessage;
+use crate::broker::redis::Shared;
+use crate::broker::redis::codec;
+use crate::broker::redis::link::Backoff;
+
+/// How often a mark is set. A mark that stays away for `MARK_LOST_AFTER` condemns the connection.
+const MARK_EVERY: Duration = Duration::from_millis(500);
+const MARK_LOST_AFTER: Duration = Duration::from_secs(3);
+/// Messages and bytes that may wait between the connection and us; beyond them the connection is given up.
+const WAITING_MAX: usize = 65_536;
+const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Listens until `stop`.
+pub(super) async fn run(
+    shared: &Shared,
+    raw: mpsc::Sender<RawMessage>,
+    tail: mpsc::Sender<TailMessage>,
+    stop: CancellationToken,
+) {
+    let mut backoff = Backoff::default();
+    loop {
+        let done = tokio::select! {
+            () = stop.cancelled() => return,
+            done = listen(shared, &raw, &tail, &mut backoff) => done,
+        };
+        shared.metrics.broker_up.set(0);
+        match done {
+            Ok(()) => return, // nobody reads any more
+            Err(error) => tracing::warn!(%error, "redis: subscription interrupted"),
+        }
+        shared.metrics.broker_restarts.with_label_values(&["subscription"]).inc();
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(backoff.next()) => {}
+        }
+    }
+}
+
+/// What waits between the connection's task and ours.
+struct Inbox {
+    messages: mpsc::Receiver<PushInfo>,
+    bytes: Arc<AtomicUsize>,
+    connection: MultiplexedConnection,
+}
+
+fn size(push: &PushInfo) -> usize {
+    push.data.iter().map(|value| if let Value::BulkString(bytes) = value { bytes.len() } else { 0 }).sum()
+}
+
+async fn subscribe(shared: &Shared) -> Result<Inbox, redis::RedisError> {
+    let (sender, messages) = mpsc::channel::<PushInfo>(WAITING_MAX);
+    let bytes = Arc::new(AtomicUsize::new(0));
+    let waiting = Arc::clone(&bytes);
+    let push = move |push: PushInfo| {
+        let size = size(&push);
+        if waiting.fetch_add(size, Ordering::Relaxed) > WAITING_BYTES_MAX {
+            return Err(());
+        }
+        sender.try_send(push).map_err(drop)
+    };
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(Duration::from_secs(3)))
+        .set_response_timeout(Some(Duration::from_secs(3)))
+        .set_push_sender(push);
+    let info = shared.link.client().get_connection_info().clone();
+    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    let client = redis::Client::open(info.set_redis_settings(settings))?;
+    let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+    let (settings, keys) = (&shared.settings, &shared.keys);
+    let channels = [&settings.job_updates_channel, &keys.marks_channel, &keys.ephemeral_channel];
+    connection.subscribe(&channels[..]).await?;
+    Ok(Inbox { messages, bytes, connection })
+}
+
+/// One subscription's life. Its inputs: what Redis pushes, and the clock that sets marks and misses them.
+async fn listen(
+    shared: &Shared,
+    raw: &mpsc::Sender<RawMessage>,
+    tail: &mpsc::Sender<TailMessage>,
+    backoff: &mut Backoff,
+) -> Result<(), BrokerError> {
+    let mut inbox = subscribe(shared).await.map_err(|e| BrokerError::Unavailable(Some(e)))?;
+    let nonce = fastrand::u64(1..);
+    let alone = is_alone(shared).await?;
+    if raw.send(RawMessage::Subscribed { alone }).await.is_err() {
+        return Ok(());
+    }
+    let mut heard = tokio::time::Instant::now();
+    let marks = set_marks(shared, nonce);
+    tokio::pin!(marks);
+    let mut check = tokio::time::interval(MARK_EVERY);
+    loop {
+        let push = tokio::select! {
+            never = &mut marks => never,
+            _ = check.tick() => {
+                if heard.elapsed() > MARK_LOST_AFTER {
+                    return Err(BrokerError::Unavailable(None));
+                }
+                continue;
+            }
+            push = inbox.messages.recv() => push.ok_or(BrokerError::Unavailable(None))?,
+        };
+        inbox.bytes.fetch_sub(size(&push), Ordering::Relaxed);
+        if push.kind == PushKind::Disconnection || inbox.bytes.load(Ordering::Relaxed) > WAITING_BYTES_MAX {
+            return Err(BrokerError::Unavailable(None));
+        }
+        match message(shared, push) {
+            None => {}
+            Some(Heard::Ephemeral(event)) => {
+                if tail.send(TailMessage::Ephemeral(event)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            Some(Heard::Raw(message, given)) => {
+                if given == Some(nonce) {
+                    heard = tokio::time::Instant::now();
+                    backoff.reset();
+                    shared.touch(&shared.mark_heard);
+                    shared.metrics.broker_up.set(1);
+                }
+                if raw.send(message).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        // Holding the connection keeps the subscription.
+        let _: &MultiplexedConnection = &inbox.connection;
+    }
+}
+
+/// Whether no other node is subscribed. Then nobody else has names for what was heard before the first mark.
+async fn is_alone(shared: &Shared) -> Result<bool, BrokerError> {
+    let mut command = redis::cmd("PUBSUB");
+    command.arg("NUMSUB").arg(&shared.keys.marks_channel);
+    let (_, count): (String, u64) = shared.link.query(&command).await?;
+    Ok(count <= 1)
+}
+
+enum Heard {
+    Raw(RawMessage, Option<u64>),
+    Ephemeral(crate::event::Event),
+}
+
+fn message(shared: &Shared, push: PushInfo) -> Option<Heard> {
+    if push.kind != PushKind::Message {
+        return None;
+    }
+    let mut values = push.data.into_iter();
+    let (Some(Value::BulkString(channel)), Some(Value::BulkString(payload))) = (values.next(), values.next()) else {
+        return None;
+    };
+    let (settings, keys) = (&shared.settings, &shared.keys);
+    if channel == settings.job_updates_channel.as_bytes() {
+        Some(Heard::Raw(RawMessage::Update(payload), None))
+    } else if channel == keys.marks_channel.as_bytes() {
+        let (number, node, nonce) = codec::read_mark(std::str::from_utf8(&payload).ok()?)?;
+        let mine = (node == shared.node).then_some(nonce);
+        Some(Heard::Raw(RawMessage::Mark { number, node }, mine))
+    } else {
+        codec::read_ephemeral(std::str::from_utf8(&payload).ok()?).map(Heard::Ephemeral)
+    }
+}
+
+/// Sets marks for ever. A failure is noticed by the mark's staying away.
+async fn set_marks(shared: &Shared, nonce: u64) -> PushInfo {
+    let mut every = tokio::time::interval(MARK_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        let mut call = shared.scripts.probe.prepare_invoke();
+        call.key(&shared.keys.marks).arg(&shared.keys.marks_channel).arg(shared.node).arg(nonce);
+        if let Err(error) = shared.link.invoke::<u64>(call).await {
+            tracing::debug!(%error, "redis: mark not set");
+        }
+    }
+}

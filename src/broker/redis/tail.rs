@@ -1,0 +1,162 @@
+//! Tailing the log from an exact id. Continuity is checked whenever there may have been a gap, and given up when it can't be proven.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::streams::StreamRangeReply;
+use redis::streams::StreamReadReply;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::BrokerError;
+use crate::broker::TailMessage;
+use crate::broker::redis::Shared;
+use crate::broker::redis::codec;
+use crate::broker::redis::link::BLOCK;
+use crate::broker::redis::link::Backoff;
+use crate::event::Cursor;
+use crate::event::Entry;
+use crate::event::Epoch;
+use crate::event::Fingerprint;
+use crate::event::LogId;
+
+/// Entries of one read.
+const READ_COUNT: usize = 1000;
+/// How often the own end of the log is checked for having been rewritten.
+const CHECK_EVERY: Duration = Duration::from_millis(1000);
+
+/// Delivers the log until `stop`.
+pub(super) async fn run(shared: &Shared, tail: mpsc::Sender<TailMessage>, stop: CancellationToken) {
+    let mut head: Option<Cursor> = None;
+    let mut backoff = Backoff::default();
+    loop {
+        let done = tokio::select! {
+            () = stop.cancelled() => return,
+            done = follow(shared, &tail, &mut head, &mut backoff) => done,
+        };
+        match done {
+            Ok(()) => return, // nobody reads any more
+            Err(error) => tracing::warn!(error = %chain(&error), "redis: tail interrupted"),
+        }
+        shared.metrics.broker_restarts.with_label_values(&["tail"]).inc();
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(backoff.next()) => {}
+        }
+    }
+}
+
+fn chain(error: &BrokerError) -> String {
+    let source = std::error::Error::source(error).map(|source| format!(": {source}"));
+    format!("{error}{}", source.unwrap_or_default())
+}
+
+/// One connection's life: prove or reopen, then read on. `Ok` means that the receiver is gone.
+async fn follow(
+    shared: &Shared,
+    tail: &mpsc::Sender<TailMessage>,
+    head: &mut Option<Cursor>,
+    backoff: &mut Backoff,
+) -> Result<(), BrokerError> {
+    let unavailable = |error| BrokerError::Unavailable(Some(error));
+    let mut connection = shared.link.open(BLOCK * 3).await.map_err(unavailable)?;
+    let mut checked = tokio::time::Instant::now();
+    let mut at = match *head {
+        Some(cursor) if is_proven(shared, &mut connection, &cursor).await? => cursor,
+        _ => {
+            let (cursor, opened) = open(shared, &mut connection).await?;
+            *head = Some(cursor);
+            if tail.send(opened).await.is_err() {
+                return Ok(());
+            }
+            cursor
+        }
+    };
+    loop {
+        let entries = read(shared, &mut connection, at.at).await?;
+        shared.touch(&shared.tail_heard);
+        backoff.reset();
+        if let Some(last) = entries.last() {
+            at = Cursor { epoch: at.epoch, at: last.id, print: last.print };
+            *head = Some(at);
+            if tail.send(TailMessage::Entries(entries.into_iter().map(Arc::new).collect())).await.is_err() {
+                return Ok(());
+            }
+        }
+        if checked.elapsed() >= CHECK_EVERY {
+            checked = tokio::time::Instant::now();
+            if !is_proven(shared, &mut connection, &at).await? {
+                *head = None;
+                return Err(BrokerError::Garbled);
+            }
+        }
+    }
+}
+
+async fn is_proven(shared: &Shared, connection: &mut MultiplexedConnection, at: &Cursor) -> Result<bool, BrokerError> {
+    let mut call = shared.scripts.locate.prepare_invoke();
+    call.key(&shared.keys.log).key(&shared.keys.meta);
+    call.arg(at.epoch.0).arg(at.at.to_string()).arg(at.print.0);
+    let answer: String = call.invoke_async(connection).await.map_err(|e| BrokerError::Unavailable(Some(e)))?;
+    Ok(answer == "found")
+}
+
+async fn read(shared: &Shared, connection: &mut MultiplexedConnection, at: LogId) -> Result<Vec<Entry>, BrokerError> {
+    let mut command = redis::cmd("XREAD");
+    command.arg("COUNT").arg(READ_COUNT).arg("BLOCK").arg(BLOCK.as_millis().to_string());
+    command.arg("STREAMS").arg(&shared.keys.log).arg(at.to_string());
+    let reply: Option<StreamReadReply> =
+        command.query_async(connection).await.map_err(|e| BrokerError::Unavailable(Some(e)))?;
+    let keys = reply.map(|reply| reply.keys).unwrap_or_default();
+    Ok(keys.iter().flat_map(|key| key.ids.iter()).map(codec::entry).collect())
+}
+
+/// Reads which log this is and its newest part, as much as the window holds.
+async fn open(shared: &Shared, connection: &mut MultiplexedConnection) -> Result<(Cursor, TailMessage), BrokerError> {
+    let unavailable = |error| BrokerError::Unavailable(Some(error));
+    let mut call = shared.scripts.open.prepare_invoke();
+    call.key(&shared.keys.meta).key(&shared.keys.marks).arg(fastrand::u64(1..));
+    let answer: Vec<String> = call.invoke_async(connection).await.map_err(unavailable)?;
+    let epoch = Epoch(answer.first().and_then(|text| text.parse().ok()).ok_or(BrokerError::Garbled)?);
+    let trimmed = codec::cursor(answer.get(1), answer.get(2), epoch).ok_or(BrokerError::Garbled)?;
+    shared.epoch.store(epoch.0, Ordering::Release);
+    let (before, entries) = load(shared, connection, trimmed).await?;
+    let last = entries.last().map_or(before, |entry| (entry.id, entry.print));
+    let cursor = Cursor { epoch, at: last.0, print: last.1 };
+    Ok((cursor, TailMessage::Opened { epoch, before, entries }))
+}
+
+type Position = (LogId, Fingerprint);
+
+/// The newest entries, oldest first, and the entry before them.
+async fn load(
+    shared: &Shared,
+    connection: &mut MultiplexedConnection,
+    trimmed: Cursor,
+) -> Result<(Position, Vec<Arc<Entry>>), BrokerError> {
+    let limits = shared.settings.window;
+    let mut newest_first: Vec<Arc<Entry>> = Vec::new();
+    let (mut bytes, mut end) = (0, "+".to_owned());
+    loop {
+        let mut command = redis::cmd("XREVRANGE");
+        command.arg(&shared.keys.log).arg(&end).arg("-").arg("COUNT").arg(READ_COUNT);
+        let page: StreamRangeReply =
+            command.query_async(connection).await.map_err(|e| BrokerError::Unavailable(Some(e)))?;
+        let Some(oldest) = page.ids.last() else {
+            newest_first.reverse();
+            return Ok(((trimmed.at, trimmed.print), newest_first));
+        };
+        end = format!("({}", oldest.id);
+        for item in &page.ids {
+            let entry = codec::entry(item);
+            bytes += entry.weight();
+            if newest_first.len() >= limits.entries_max || bytes > limits.bytes_max {
+                newest_first.reverse();
+                return Ok(((entry.id, entry.print), newest_first));
+            }
+            newest_first.push(Arc::new(entry));
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! What goes into a broker and what comes out of it.
+
+use std::sync::Arc;
+
+use crate::event::Cursor;
+use crate::event::Entry;
+use crate::event::Epoch;
+use crate::event::Event;
+use crate::event::Fingerprint;
+use crate::event::LogId;
+use crate::event::RawName;
+use crate::jobs::JobState;
+use crate::jobs::JobUpdate;
+use crate::jobs::Reject;
+
+/// Under which name an append is remembered, so that repeating it does nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Once {
+    /// A name in the memory of the log: hex or digits only, at most 96 bytes.
+    Named(String),
+    /// A raw `PUBLISH`, by its name. In order: one at or before the last judged of its job is answered `Behind`.
+    Raw(RawName),
+    /// A raw `PUBLISH` that was passed over; applied once, whatever came after it.
+    LateRaw(RawName),
+    /// An entry of the durable inbox, by its id; one at or before the last applied is answered `Done`.
+    Source(LogId),
+}
+
+/// What the database knows of a job of which the broker knows nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Seed {
+    /// Its state; `None`: no row, or a row without a status.
+    pub state: Option<JobState>,
+    /// The version of that state; zero when Tidings never wrote it.
+    pub version: LogId,
+}
+
+/// An update to judge and append.
+#[derive(Debug, Clone)]
+pub struct JobAppend<'a> {
+    /// The update.
+    pub update: &'a JobUpdate,
+    /// Its identity.
+    pub once: Once,
+    /// Given when the broker answered `Unknown`.
+    pub seed: Option<&'a Seed>,
+    /// When it was accepted, microseconds since the Unix epoch.
+    pub accepted_us: u64,
+}
+
+/// An event to append.
+#[derive(Debug, Clone)]
+pub struct EventAppend<'a> {
+    /// The event.
+    pub event: &'a Event,
+    /// The name under which it is appended once.
+    pub once: &'a str,
+}
+
+/// What became of an update.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JobOutcome {
+    /// Appended; the cursor names the entry.
+    Applied(Cursor),
+    /// Judged and dropped.
+    Rejected(Reject),
+    /// The broker does not know the job: ask again with a seed.
+    Unknown,
+    /// A raw update at or before the last one judged: the log up to this position shows whether it was this one.
+    Behind(LogId),
+    /// The same append was applied or judged before.
+    Done,
+}
+
+/// The state of a job as the broker remembers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownJob {
+    /// The state.
+    pub state: JobState,
+    /// The log position of its last change.
+    pub version: LogId,
+}
+
+/// What the log says about a cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Located {
+    /// Everything after it is in the log.
+    Found,
+    /// Trimmed away, rewritten, or of another log.
+    Gone,
+    /// The log ends before it.
+    Ahead,
+}
+
+/// The log as a node sees it.
+#[derive(Debug, Clone)]
+pub enum TailMessage {
+    /// A beginning: what was known before is no longer proven. Comes first, and again when continuity is lost.
+    Opened {
+        /// Which log.
+        epoch: Epoch,
+        /// The entry before the first one of `entries`.
+        before: (LogId, Fingerprint),
+        /// The newest part of the log.
+        entries: Vec<Arc<Entry>>,
+    },
+    /// The next entries.
+    Entries(Vec<Arc<Entry>>),
+    /// An event that is not logged.
+    Ephemeral(Event),
+}
+
+/// What arrives over the raw channels, in order.
+#[derive(Debug, Clone)]
+pub enum RawMessage {
+    /// The subscription is new: messages before this may have been missed.
+    Subscribed {
+        /// No other node hears what this one hears.
+        alone: bool,
+    },
+    /// A numbered mark of a node.
+    Mark {
+        /// Its number, larger than that of every mark before it.
+        number: u64,
+        /// The node that set it.
+        node: u64,
+    },
+    /// Bytes of a job update.
+    Update(Vec<u8>),
+}
+
+/// An entry of the durable inbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceEntry {
+    /// Its id in the stream.
+    pub id: LogId,
+    /// The field `data`; `None` when the entry has no such field.
+    pub data: Option<Vec<u8>>,
+}
+
+/// The broker could not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// Redis can't be reached, or did not answer in time.
+    #[error("the log can't be reached")]
+    Unavailable(#[source] Option<redis::RedisError>),
+    /// Redis answered that it can't: out of memory, read-only, disk full.
+    #[error("the log refuses to append")]
+    Refused(#[source] redis::RedisError),
+    /// Redis answered something that we did not write.
+    #[error("the log answered in an unknown way")]
+    Garbled,
+}

@@ -1,0 +1,42 @@
+//! Sample people, jobs and documents. Idempotent: a second start finds them.
+
+use crate::event::Id;
+use crate::store::Role;
+use crate::store::Store;
+use crate::store::StoreError;
+
+/// A sample job.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) id: &'static str,
+    owner: &'static str,
+}
+
+pub(super) const USERS: [(&str, &str); 3] =
+    [("ada", "Ada Lovelace"), ("grace", "Grace Hopper"), ("alan", "Alan Turing")];
+
+/// Nobody works on this one: it is for what you publish from a shell.
+pub(super) const YOURS: &str = "your-job";
+
+pub(super) const JOBS: [Job; 5] = [
+    Job { id: "quarterly-report", owner: "ada" },
+    Job { id: "sales-deck", owner: "ada" },
+    Job { id: "onboarding", owner: "ada" },
+    Job { id: "press-kit", owner: "ada" },
+    Job { id: "secret-project", owner: "grace" },
+];
+
+pub(super) const DOCUMENT: &str = "d1";
+
+pub(super) async fn fill(store: &Store) -> Result<(), StoreError> {
+    let id = |text: &str| Id::parse(text).expect("sample ids follow the grammar");
+    for (user, name) in USERS {
+        store.put_user(&id(user), name).await?;
+    }
+    for job in &JOBS {
+        store.put_job(&id(job.id), &id(job.owner), "queued").await?;
+    }
+    store.put_job(&id(YOURS), &id("ada"), "queued").await?;
+    store.put_document(&id(DOCUMENT), &id("ada"), "A shared slide").await?;
+    store.put_role(&id(DOCUMENT), &id("grace"), Role::Editor).await
+}

@@ -1,0 +1,276 @@
+//! `GET /v1/events` and `GET /v1/jobs/{id}`: from a request to a session.
+
+use axum::body::Body;
+use axum::extract::Path;
+use axum::extract::State;
+use axum::http::Extensions;
+use axum::http::HeaderMap;
+use axum::http::Response;
+use axum::http::StatusCode;
+use axum::http::Uri;
+use axum::http::header;
+use axum::response::IntoResponse as _;
+use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::Caller;
+use crate::auth::Credentials;
+use crate::auth::Principal;
+use crate::clock;
+use crate::error::ApiError;
+use crate::event::Channel;
+use crate::event::Id;
+use crate::event::Kind;
+use crate::http::AppState;
+use crate::http::answer;
+use crate::session::Opened;
+use crate::session::Request;
+use crate::session::Requested;
+use crate::session::Resume;
+use crate::transport::sse;
+
+/// Longest list of channels, in bytes: a hundred of the longest names.
+const CHANNELS_BYTES_MAX: usize = 16 * 1024;
+/// A longer `Last-Event-ID` is no cursor and not worth parsing.
+const CURSOR_BYTES_MAX: usize = 256;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Query {
+    channels: Vec<String>,
+    last_event_id: Option<String>,
+    session: Option<String>,
+    observe: Option<String>,
+    until: Option<String>,
+    token: Vec<String>,
+    ticket: Vec<String>,
+}
+
+/// What the client wants back.
+enum Wanted {
+    Stream,
+    DryRun,
+}
+
+/// Opens a stream of channels; with `Accept: application/json` only answers what such a stream would be.
+#[utoipa::path(
+    get, path = "/v1/events",
+    params(
+        ("channels" = String, Query, description = "Names separated by commas, at most 100"),
+        ("last_event_id" = Option<String>, Query, description = "A cursor, for clients that can't send the header"),
+        ("session" = Option<String>, Query, description = "Names this stream across reconnects: [A-Za-z0-9_-]{8,64}"),
+        ("until" = Option<String>, Query, description = "`done`: the stream ends with its jobs"),
+        ("observe" = Option<String>, Query, description = "`1`: presence channels are watched without joining"),
+        ("token" = Option<String>, Query, description = "A token, where ALLOW_QUERY_TOKEN allows it"),
+        ("Last-Event-ID" = Option<String>, Header, description = "A cursor"),
+    ),
+    responses(
+        (status = 200, description = "The stream, or the answer of the dry run", content_type = "text/event-stream", body = String),
+        (status = 204, description = "until=done, and every job's end is known"),
+        (status = 400, description = "Malformed", body = answer::ErrorBody),
+        (status = 401, description = "No valid credential", body = answer::ErrorBody),
+        (status = 403, description = "Nothing of it may be seen", body = answer::ErrorBody),
+        (status = 404, description = "None is a channel name", body = answer::ErrorBody),
+        (status = 406, description = "Only streams and JSON are to be had", body = answer::ErrorBody),
+        (status = 503, description = "Only with X-Tidings-Client: try again later", body = answer::ErrorBody),
+    ),
+    security(("token" = [])),
+)]
+pub(super) async fn open(
+    State(shared): State<AppState>,
+    uri: Uri,
+    extensions: Extensions,
+    headers: HeaderMap,
+) -> Response<Body> {
+    let transport = "sse";
+    let count = |status: &str| shared.metrics.connections.with_label_values(&[transport, status]).inc();
+    let wanted = match wanted(&headers) {
+        Ok(wanted) => wanted,
+        Err(error) => return error.into_response(),
+    };
+    let opened = match wanted {
+        Wanted::Stream if is_full(&shared) => Err(ApiError::unavailable("overloaded")),
+        _ if shared.is_draining() => Err(ApiError::unavailable("draining")),
+        _ => open_session(&shared, &uri, &headers, &extensions).await,
+    };
+    match (opened, wanted) {
+        (Ok(Opened::NothingLeft), _) => StatusCode::NO_CONTENT.into_response(),
+        (Ok(Opened::Stream(session)), Wanted::Stream) => {
+            count("accepted");
+            sse::respond(*session, shared.metrics.clone())
+        }
+        (Ok(Opened::Stream(session)), Wanted::DryRun) => {
+            answer::json(StatusCode::OK, serde_json::to_string(&session.answer()).unwrap_or_default())
+        }
+        (Err(error), wanted) => {
+            count(match error.status {
+                401 | 403 => "denied",
+                429 => "limited",
+                503 if error.reason == Some("overloaded") => "limited",
+                _ => "error",
+            });
+            refuse(&error, &wanted, &headers)
+        }
+    }
+}
+
+/// A native `EventSource` gives up for good on any status but 200; clients that know us get the status.
+fn refuse(error: &ApiError, wanted: &Wanted, headers: &HeaderMap) -> Response<Body> {
+    let native = !headers.contains_key("x-tidings-client");
+    if matches!(wanted, Wanted::Stream) && native && matches!(error.status, 429 | 503) {
+        sse::refuse(error)
+    } else {
+        error.clone().into_response()
+    }
+}
+
+fn is_full(shared: &AppState) -> bool {
+    let open = shared.metrics.active_connections.with_label_values(&["sse"]).get();
+    usize::try_from(open).unwrap_or(0) >= shared.config.max_connections
+}
+
+async fn open_session(
+    shared: &AppState,
+    uri: &Uri,
+    headers: &HeaderMap,
+    extensions: &Extensions,
+) -> Result<Opened, ApiError> {
+    let query = parse_query(uri)?;
+    let principal = principal(shared, headers, &query.token, &query.ticket).await?;
+    let channels = requested(&query.channels, &principal, shared.config.channels_max)?;
+    let until_done = match query.until.as_deref() {
+        None => false,
+        Some("done") => true,
+        Some(_) => return Err(ApiError::invalid("until")),
+    };
+    if !matches!(query.observe.as_deref(), None | Some("0" | "1")) {
+        return Err(ApiError::invalid("observe"));
+    }
+    let session = query.session.map(session_name).transpose()?;
+    let resume = resume(headers, query.last_event_id.as_deref())?;
+    let kill = extensions.get::<CancellationToken>().cloned().unwrap_or_default();
+    shared.sessions.open(Request { principal, channels, resume, until_done, session, kill }).await
+}
+
+/// A parameter that is given twice where one is meant is ambiguous, and refused.
+fn parse_query(uri: &Uri) -> Result<Query, ApiError> {
+    let parsed = axum_extra::extract::Query::try_from_uri(uri);
+    parsed.map(|axum_extra::extract::Query(query)| query).map_err(|_| ApiError::invalid("query"))
+}
+
+async fn principal(
+    shared: &AppState,
+    headers: &HeaderMap,
+    tokens: &[String],
+    tickets: &[String],
+) -> Result<Principal, ApiError> {
+    if !tickets.is_empty() {
+        return Err(ApiError::auth("ticket_unknown"));
+    }
+    let credentials = Credentials::from_request(headers, tokens.iter().map(String::as_str));
+    let caller = shared.authenticator.authenticate(&credentials, clock::now_s()).await;
+    match caller.map_err(|failure| failure.to_api_error())? {
+        Caller::User(principal) => Ok(principal),
+        Caller::Service => Err(ApiError::denied()),
+    }
+}
+
+/// The names of the request, without repetitions, `user.me` resolved.
+fn requested(lists: &[String], principal: &Principal, channels_max: usize) -> Result<Vec<Requested>, ApiError> {
+    if lists.iter().map(String::len).sum::<usize>() > CHANNELS_BYTES_MAX {
+        return Err(ApiError::invalid("channels"));
+    }
+    let names: Vec<&str> = lists.iter().flat_map(|list| list.split(',')).filter(|name| !name.is_empty()).collect();
+    let mut seen = std::collections::HashSet::new();
+    let mut wishes = Vec::new();
+    for name in names {
+        let wish = wish(name, principal);
+        let key = match &wish {
+            Requested::Channel { channel, .. } => channel.as_str().to_owned(),
+            Requested::Invalid(text) => text.clone(),
+        };
+        if seen.insert(key) {
+            wishes.push(wish);
+        }
+    }
+    if wishes.is_empty() || wishes.len() > channels_max { Err(ApiError::invalid("channels")) } else { Ok(wishes) }
+}
+
+fn wish(name: &str, principal: &Principal) -> Requested {
+    const ME: &str = "user.me";
+    match Channel::parse(name) {
+        Ok(_) if name == ME => {
+            Requested::Channel { channel: Channel::of(Kind::User, &principal.user.id), alias: Some(ME) }
+        }
+        Ok(channel) => Requested::Channel { channel, alias: None },
+        Err(_) => Requested::Invalid(name.chars().take(160).collect()),
+    }
+}
+
+fn session_name(name: String) -> Result<String, ApiError> {
+    let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    if plain && (8..=64).contains(&name.len()) { Ok(name) } else { Err(ApiError::invalid("session")) }
+}
+
+/// The header wins: a browser's own is newer than what stands in the URL.
+fn resume(headers: &HeaderMap, query: Option<&str>) -> Result<Resume, ApiError> {
+    let header = headers.get("last-event-id");
+    if header.is_some_and(|value| value.len() > CURSOR_BYTES_MAX) || query.is_some_and(|q| q.len() > CURSOR_BYTES_MAX) {
+        return Err(ApiError::invalid("last_event_id"));
+    }
+    Ok(match header {
+        Some(value) => value.to_str().map_or(Resume::Garbage, |text| Resume::parse(Some(text))),
+        None => Resume::parse(query),
+    })
+}
+
+/// `*/*` and silence mean a stream; `application/json` asks first; anything else can't be had.
+fn wanted(headers: &HeaderMap) -> Result<Wanted, ApiError> {
+    let accept: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    if !headers.contains_key(header::ACCEPT) {
+        return Ok(Wanted::Stream);
+    }
+    let ranges = accept.iter().flat_map(|value| value.split(',')).filter_map(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let kind = parts.next()?.to_ascii_lowercase();
+        let refused =
+            parts.any(|part| part.strip_prefix("q=").is_some_and(|q| q.parse::<f32>().is_ok_and(|q| q <= 0.0)));
+        (!refused).then_some(kind)
+    });
+    let ranges: Vec<String> = ranges.collect();
+    let has = |kind: &str| ranges.iter().any(|range| range == kind);
+    if has("text/event-stream") {
+        Ok(Wanted::Stream)
+    } else if has("application/json") {
+        Ok(Wanted::DryRun)
+    } else if has("*/*") || has("text/*") {
+        Ok(Wanted::Stream)
+    } else {
+        Err(ApiError::malformed(406, "This route answers text/event-stream or application/json."))
+    }
+}
+
+/// The current state of a job, for its owner.
+#[utoipa::path(
+    get, path = "/v1/jobs/{id}",
+    params(("id" = String, Path, description = "The job")),
+    responses(
+        (status = 200, description = "The data of job:update", content_type = "application/json", body = String),
+        (status = 401, body = answer::ErrorBody, description = "No valid credential"),
+        (status = 403, body = answer::ErrorBody, description = "Not yours, or no such job"),
+        (status = 404, body = answer::ErrorBody, description = "Nothing is known of it yet"),
+    ),
+    security(("token" = [])),
+)]
+pub(super) async fn job(
+    State(shared): State<AppState>,
+    uri: Uri,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response<Body>, ApiError> {
+    let query = parse_query(&uri)?;
+    let principal = principal(&shared, &headers, &query.token, &query.ticket).await?;
+    let id = Id::parse(&id).map_err(|_| ApiError::not_found())?;
+    let state = shared.sessions.job(&principal, &id).await?;
+    Ok(answer::json(StatusCode::OK, state.to_string()))
+}

@@ -1,0 +1,262 @@
+//! `POST` of job updates and events: who may, and what they are told.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::Path;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::http::Response;
+use axum::http::StatusCode;
+use axum::http::header;
+use http_body::Body as _;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::auth::Caller;
+use crate::auth::Credentials;
+use crate::broker::JobOutcome;
+use crate::broker::Once;
+use crate::clock;
+use crate::error::ApiError;
+use crate::event::Id;
+use crate::event::Kind;
+use crate::http::AppState;
+use crate::http::answer;
+use crate::ingest::Publication;
+use crate::jobs::JobUpdate;
+use crate::jobs::Reject;
+use crate::jobs::UPDATE_BYTES_MAX;
+
+/// Longest body of one publication, in bytes.
+const PUBLISH_BYTES_MAX: usize = 96 * 1024;
+/// Longest body of a batch, in bytes.
+const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Publications in a batch.
+const BATCH_MAX: usize = 1000;
+
+/// What became of what was posted.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct Receipt {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cursor: Option<String>,
+    applied: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+}
+
+/// A job update, as protocol §3 has it. For the document only: `JobUpdate::parse` reads it.
+#[derive(utoipa::ToSchema)]
+#[schema(rename_all = "camelCase")]
+#[expect(dead_code, reason = "the shape is what counts")]
+pub(super) struct JobUpdateBody {
+    /// May be left out; must be the one of the path
+    job_id: Option<String>,
+    /// `[a-z][a-z0-9_-]{0,31}` after lower-casing
+    status: String,
+    /// Clamped to 0…100; null clears it
+    progress: Option<f64>,
+    /// At most 4 KiB
+    message: Option<String>,
+    /// `{code, message}`
+    #[schema(value_type = Option<Object>)]
+    error: Option<String>,
+    /// At most 16 KiB
+    #[schema(value_type = Option<Object>)]
+    data: Option<String>,
+    /// RFC 3339
+    timestamp: Option<String>,
+    attempt: Option<u64>,
+    seq: Option<u64>,
+    /// The same one is applied once
+    update_id: Option<String>,
+}
+
+/// An event for `docs.*` or `user.*`. For the document only: `Publication::parse` reads it.
+#[derive(utoipa::ToSchema)]
+#[schema(rename_all = "camelCase")]
+#[expect(dead_code, reason = "the shape is what counts")]
+pub(super) struct PublicationBody {
+    channel: String,
+    /// Default: doc:update or notification
+    event: Option<String>,
+    #[schema(value_type = Object)]
+    data: String,
+    /// Told to whoever listens now, not kept
+    ephemeral: Option<bool>,
+    /// The same one is appended once
+    idempotency_key: Option<String>,
+}
+
+/// Says what a job is doing.
+#[utoipa::path(
+    post, path = "/v1/jobs/{id}/updates",
+    params(("id" = String, Path, description = "The job")),
+    request_body = JobUpdateBody,
+    responses(
+        (status = 202, description = "Judged", body = Receipt),
+        (status = 400, description = "Malformed", body = answer::ErrorBody),
+        (status = 401, description = "No valid credential", body = answer::ErrorBody),
+        (status = 403, description = "The scope publish is missing", body = answer::ErrorBody),
+        (status = 503, description = "Not known whether it was accepted: post again", body = answer::ErrorBody),
+    ),
+    security(("token" = ["publish"]), ("apiKey" = [])),
+)]
+pub(super) async fn job_update(
+    State(shared): State<AppState>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response<Body>, ApiError> {
+    let caller = caller(&shared, &headers).await?;
+    if !caller.can_publish() {
+        return Err(ApiError::denied());
+    }
+    let id = Id::parse(&id).map_err(|_| ApiError::not_found())?;
+    let bytes = read(&shared, &headers, body, UPDATE_BYTES_MAX).await?;
+    let update = JobUpdate::parse(&bytes, Some(&id)).map_err(|reject| malformed(&shared, reject))?;
+    let once = Once::Named(format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)));
+    let judged = shared.ingest.judge_patiently(&update, &once, clock::now_us(), "http").await;
+    let outcome = judged.map_err(|error| {
+        tracing::warn!(%error, "job update not accepted");
+        ApiError::unavailable("broker")
+    })?;
+    let receipt = match outcome {
+        JobOutcome::Applied(cursor) => Receipt { cursor: Some(cursor.to_string()), applied: true, reason: None },
+        JobOutcome::Rejected(reject) => Receipt { cursor: None, applied: false, reason: Some(reject.as_str()) },
+        JobOutcome::Done | JobOutcome::Behind(_) | JobOutcome::Unknown => {
+            Receipt { cursor: None, applied: false, reason: Some("duplicate") }
+        }
+    };
+    Ok(answer::json(StatusCode::ACCEPTED, serde_json::to_string(&receipt).unwrap_or_default()))
+}
+
+fn malformed(shared: &AppState, reject: Reject) -> ApiError {
+    shared.metrics.reject("http", reject.as_str());
+    match reject {
+        Reject::TooLarge => ApiError::malformed(413, "The body is too large."),
+        other => {
+            let mut error = ApiError::invalid(other.field().unwrap_or("body"));
+            error.reason = Some(other.as_str());
+            error
+        }
+    }
+}
+
+/// Says what happened on a document or for a user.
+#[utoipa::path(
+    post, path = "/v1/publish",
+    request_body = PublicationBody,
+    responses(
+        (status = 202, description = "Appended", body = Receipt),
+        (status = 400, description = "Malformed", body = answer::ErrorBody),
+        (status = 401, description = "No valid credential", body = answer::ErrorBody),
+        (status = 403, description = "Neither scope nor role", body = answer::ErrorBody),
+        (status = 503, description = "Not known whether it was accepted: post again with the same idempotencyKey", body = answer::ErrorBody),
+    ),
+    security(("token" = ["publish"]), ("apiKey" = [])),
+)]
+pub(super) async fn publish(
+    State(shared): State<AppState>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response<Body>, ApiError> {
+    let caller = caller(&shared, &headers).await?;
+    let bytes = read(&shared, &headers, body, PUBLISH_BYTES_MAX).await?;
+    let receipt = publish_one(&shared, &caller, &bytes).await?;
+    Ok(answer::json(StatusCode::ACCEPTED, serde_json::to_string(&receipt).unwrap_or_default()))
+}
+
+/// Up to 1,000 publications. Each is judged by itself: one that is wrong does not hold back the others.
+#[utoipa::path(
+    post, path = "/v1/publish/batch",
+    request_body = Vec<PublicationBody>,
+    responses((status = 202, description = "A receipt or an error for each, in order"), (status = 400, body = answer::ErrorBody, description = "Not an array of at most 1,000")),
+    security(("token" = ["publish"]), ("apiKey" = [])),
+)]
+pub(super) async fn publish_batch(
+    State(shared): State<AppState>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response<Body>, ApiError> {
+    let caller = caller(&shared, &headers).await?;
+    let bytes = read(&shared, &headers, body, BATCH_BYTES_MAX).await?;
+    let items: Vec<&RawValue> = serde_json::from_slice(&bytes).map_err(|_| ApiError::invalid("body"))?;
+    if items.len() > BATCH_MAX {
+        return Err(ApiError::invalid("body"));
+    }
+    let mut answers = Vec::with_capacity(items.len());
+    for item in items {
+        let bytes = item.get().as_bytes();
+        let answer = if bytes.len() > PUBLISH_BYTES_MAX {
+            Err(ApiError::malformed(413, "The body is too large."))
+        } else {
+            publish_one(&shared, &caller, bytes).await
+        };
+        answers.push(match answer {
+            Ok(receipt) => serde_json::to_string(&receipt).unwrap_or_default(),
+            Err(error) => format!("{{\"error\":{}}}", error.to_json(&clock::rfc3339(clock::now_us()))),
+        });
+    }
+    Ok(answer::json(StatusCode::ACCEPTED, format!("{{\"results\":[{}]}}", answers.join(","))))
+}
+
+async fn publish_one(shared: &AppState, caller: &Caller, bytes: &[u8]) -> Result<Receipt, ApiError> {
+    let publication = Publication::parse(bytes, clock::now_us()).map_err(|field| {
+        shared.metrics.reject("publish", "malformed");
+        ApiError::invalid(field)
+    })?;
+    may_publish(shared, caller, &publication).await?;
+    let publisher = match caller {
+        Caller::User(principal) => principal.user.id.as_str(),
+        Caller::Service => "",
+    };
+    let cursor = shared.ingest.publish(&publication, publisher).await.map_err(|error| {
+        tracing::warn!(%error, "event not accepted");
+        ApiError::unavailable("broker")
+    })?;
+    Ok(Receipt { cursor: cursor.map(|cursor| cursor.to_string()), applied: true, reason: None })
+}
+
+/// Back ends with the scope or a key; and owners and editors on their own documents.
+async fn may_publish(shared: &AppState, caller: &Caller, publication: &Publication) -> Result<(), ApiError> {
+    if caller.can_publish() {
+        return Ok(());
+    }
+    let channel = &publication.event.channel;
+    let (Caller::User(principal), Kind::Docs) = (caller, channel.kind()) else { return Err(ApiError::denied()) };
+    let document = Id::parse(channel.id()).map_err(|_| ApiError::denied())?;
+    let role = shared.sessions.authorizer.role(principal, &document).await;
+    let role = role.map_err(|_| ApiError::unavailable("database"))?;
+    if role.is_some_and(crate::store::Role::can_edit) { Ok(()) } else { Err(ApiError::denied()) }
+}
+
+async fn caller(shared: &AppState, headers: &HeaderMap) -> Result<Caller, ApiError> {
+    if shared.is_draining() && !shared.sessions.broker.is_ready() {
+        return Err(ApiError::unavailable("draining"));
+    }
+    let credentials = Credentials::from_request(headers, []);
+    let caller = shared.authenticator.authenticate(&credentials, clock::now_s()).await;
+    caller.map_err(|failure| failure.to_api_error())
+}
+
+/// The whole body, bounded in bytes and time.
+async fn read(shared: &AppState, headers: &HeaderMap, body: Body, bytes_max: usize) -> Result<bytes::Bytes, ApiError> {
+    let kind = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
+    let essence = kind.map(|kind| kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase());
+    if !matches!(essence.as_deref(), None | Some("application/json")) {
+        return Err(ApiError::malformed(415, "The body must be application/json."));
+    }
+    let too_large = || ApiError::malformed(413, "The body is too large.");
+    if body.size_hint().lower() > bytes_max as u64 {
+        return Err(too_large());
+    }
+    let whole = axum::body::to_bytes(body, bytes_max);
+    let read = tokio::time::timeout(shared.config.body_timeout.max(Duration::from_millis(1)), whole).await;
+    let read = read.map_err(|_| ApiError::malformed(408, "The body did not arrive in time."))?;
+    read.map_err(|error| {
+        let limited =
+            std::error::Error::source(&error).is_some_and(|source| source.to_string().contains("length limit"));
+        if limited { too_large() } else { ApiError::invalid("body") }
+    })
+}

@@ -1,0 +1,224 @@
+//! The accept loop: bounds from the first byte on, HTTP/1.1 and HTTP/2 without TLS, and a way to cut one connection.
+//!
+//! `axum::serve` has no timeout before the head is complete, none for a connection that says nothing (hyper#3756), and no way
+//! to end open streams.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::http::Request;
+use axum::http::Response;
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::http1;
+use hyper::server::conn::http2;
+use hyper_util::rt::TokioIo;
+use hyper_util::rt::TokioTimer;
+use socket2::SockRef;
+use tokio::net::TcpListener;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+
+/// How HTTP/2 begins (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Longest request head, in bytes.
+const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// A peer that acknowledges nothing for so long is gone.
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Bounds of one listener.
+#[derive(Debug, Clone)]
+pub struct ListenerLimits {
+    /// Connections at most.
+    pub connections_max: usize,
+    /// How long the first byte and each whole request head may take.
+    pub head_timeout: Duration,
+}
+
+/// Binds a listener.
+///
+/// # Errors
+/// The port is taken or may not be used.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(4096)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Accepts until `stop`; connections are tasks of `tasks` and end gracefully with `stop`.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: ListenerLimits,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) {
+    let slots = Arc::new(Semaphore::new(limits.connections_max));
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (socket, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, for example: spinning would take the time from the streams that are open.
+                tracing::warn!(%error, "can't accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        // Above the bound a connection is closed at once; an EventSource takes that as a reason to try again.
+        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
+        let connection = connection(socket, peer, router.clone(), limits.clone(), tasks.clone(), stop.clone());
+        tasks.spawn(async move {
+            connection.await;
+            drop(slot);
+        });
+    }
+}
+
+async fn connection(
+    socket: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    limits: ListenerLimits,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) {
+    drop(tune(&socket));
+    let kill = CancellationToken::new();
+    let detected = tokio::select! {
+        () = stop.cancelled() => return,
+        detected = tokio::time::timeout(limits.head_timeout, is_http2(&socket)) => detected,
+    };
+    let Ok(Ok(http2)) = detected else { return };
+    let service = Service { router, peer, kill: kill.clone() };
+    let io = TokioIo::new(socket);
+    if http2 {
+        let served = http2_builder(tasks, &limits).serve_connection(io, service);
+        tokio::pin!(served);
+        tokio::select! {
+            () = kill.cancelled() => {}
+            _ = served.as_mut() => {}
+            () = stop.cancelled() => {
+                served.as_mut().graceful_shutdown();
+                drop(served.await);
+            }
+        }
+    } else {
+        let served = http1_builder(&limits).serve_connection(io, service);
+        tokio::pin!(served);
+        tokio::select! {
+            () = kill.cancelled() => {}
+            _ = served.as_mut() => {}
+            () = stop.cancelled() => {
+                served.as_mut().graceful_shutdown();
+                drop(served.await);
+            }
+        }
+    }
+}
+
+fn tune(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(Duration::from_secs(30))
+        .with_interval(Duration::from_secs(10))
+        .with_retries(3);
+    let socket = SockRef::from(socket);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+}
+
+/// Decides by the first bytes, without taking them. Ends only when it is decided: the caller bounds the time.
+async fn is_http2(socket: &TcpStream) -> io::Result<bool> {
+    let mut head = [0_u8; PREFACE.len()];
+    loop {
+        socket.readable().await?;
+        let read = match socket.peek(&mut head).await {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(error),
+        };
+        let (given, wanted) = (head.get(..read).unwrap_or(&[]), PREFACE.get(..read).unwrap_or(PREFACE));
+        if given != wanted {
+            return Ok(false);
+        }
+        if read == PREFACE.len() {
+            return Ok(true);
+        }
+        // Peeking does not use the bytes up, so the socket stays readable: look again when more may have come.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn http1_builder(limits: &ListenerLimits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(limits.head_timeout).max_buf_size(HEAD_BYTES_MAX);
+    builder
+}
+
+fn http2_builder(tasks: TaskTracker, limits: &ListenerLimits) -> http2::Builder<Tracked> {
+    let mut builder = http2::Builder::new(Tracked(tasks));
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(256)
+        .max_header_list_size(16 * 1024)
+        .max_pending_accept_reset_streams(32)
+        .max_send_buf_size(64 * 1024)
+        .keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(limits.head_timeout);
+    builder
+}
+
+/// Puts hyper's tasks under an owner that waits for them.
+#[derive(Debug, Clone)]
+struct Tracked(TaskTracker);
+
+impl<F> Executor<F> for Tracked
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, future: F) {
+        self.0.spawn(future);
+    }
+}
+
+/// The router, with what is known of the connection put into each request.
+#[derive(Debug, Clone)]
+struct Service {
+    router: Router,
+    peer: SocketAddr,
+    kill: CancellationToken,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Service {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(ConnectInfo(self.peer));
+        request.extensions_mut().insert(self.kill.clone());
+        Box::pin(self.router.clone().oneshot(request))
+    }
+}

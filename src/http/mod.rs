@@ -1,0 +1,125 @@
+//! Routes, the order of the layers around them, and the listeners.
+
+mod answer;
+mod events;
+mod health;
+mod ingest;
+mod listener;
+mod observe;
+mod openapi;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::HeaderName;
+use axum::http::HeaderValue;
+use axum::http::Method;
+use axum::http::header;
+use axum::middleware;
+use axum::routing::get;
+use axum::routing::post;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::AllowOrigin;
+use tower_http::cors::CorsLayer;
+
+pub use answer::json;
+pub use listener::ListenerLimits;
+pub use listener::bind;
+pub use listener::serve;
+
+use crate::auth::Authenticator;
+use crate::config::Config;
+use crate::ingest::Ingest;
+use crate::ingest::Members;
+use crate::session::Sessions;
+use crate::telemetry::Metrics;
+
+/// What handlers share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Streams.
+    pub sessions: Sessions,
+    /// The way into the log.
+    pub ingest: Ingest,
+    /// Who is asking.
+    pub authenticator: Authenticator,
+    /// Which nodes are alive.
+    pub members: Members,
+    /// Metrics.
+    pub metrics: Metrics,
+    /// Settings.
+    pub config: Config,
+    /// Since when the process serves.
+    pub started: tokio::time::Instant,
+    /// Set when the process is asked to leave.
+    pub draining: AtomicBool,
+}
+
+impl Shared {
+    /// Whether the process was asked to leave.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+}
+
+/// The handle that handlers get.
+pub type AppState = Arc<Shared>;
+
+/// The public routes. `extra` are those of `demo`.
+pub fn router(shared: &AppState, extra: Router<AppState>) -> Router {
+    let routes = Router::new()
+        .route("/v1/events", get(events::open))
+        .route("/v1/jobs/{id}", get(events::job))
+        .route("/v1/jobs/{id}/updates", post(ingest::job_update))
+        .route("/v1/publish", post(ingest::publish))
+        .route("/v1/publish/batch", post(ingest::publish_batch))
+        .route("/health", get(health::health))
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready))
+        .route("/info", get(health::info))
+        .route("/openapi.json", get(openapi::document))
+        .merge(extra)
+        .fallback(answer::no_route)
+        .method_not_allowed_fallback(answer::no_method);
+    // Outermost first: CORS is on every answer, also on that of a panic.
+    routes
+        .layer(CatchPanicLayer::custom(answer::panicked))
+        .layer(middleware::from_fn_with_state(Arc::clone(shared), observe::observe))
+        .layer(cors(&shared.config))
+        .with_state(Arc::clone(shared))
+}
+
+/// The routes of the metrics port.
+pub fn metrics_router(shared: &AppState) -> Router {
+    Router::new()
+        .route("/metrics", get(health::metrics))
+        .fallback(answer::no_route)
+        .method_not_allowed_fallback(answer::no_method)
+        .with_state(Arc::clone(shared))
+}
+
+/// Exact origins only, with credentials; never `*`, never a reflection.
+fn cors(config: &Config) -> CorsLayer {
+    let origins: Vec<HeaderValue> = config.cors_origins.iter().filter_map(|o| o.parse().ok()).collect();
+    let named = |name: &'static str| HeaderName::from_static(name);
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_credentials(true)
+        .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            header::CACHE_CONTROL,
+            named("last-event-id"),
+            named("x-tidings-client"),
+            named("x-request-id"),
+        ])
+        .expose_headers([header::RETRY_AFTER, named("x-request-id")])
+        .max_age(Duration::from_secs(600))
+}

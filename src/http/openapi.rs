@@ -1,0 +1,48 @@
+//! `GET /openapi.json`, generated from the handlers.
+
+use axum::body::Body;
+use axum::http::Response;
+use axum::http::StatusCode;
+use utoipa::Modify;
+use utoipa::OpenApi;
+use utoipa::openapi::security::ApiKey;
+use utoipa::openapi::security::ApiKeyValue;
+use utoipa::openapi::security::HttpAuthScheme;
+use utoipa::openapi::security::HttpBuilder;
+use utoipa::openapi::security::SecurityScheme;
+
+use crate::http::answer;
+use crate::http::events;
+use crate::http::health;
+use crate::http::ingest;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Tidings", description = "Workers publish; every browser that may know it knows it a moment later."),
+    paths(
+        events::open, events::job, ingest::job_update, ingest::publish, ingest::publish_batch, health::health, health::live,
+        health::ready, health::info, document,
+    ),
+    components(schemas(ingest::Receipt, ingest::JobUpdateBody, ingest::PublicationBody, answer::ErrorBody)),
+    modifiers(&Credentials),
+)]
+struct Api;
+
+struct Credentials;
+
+impl Modify for Credentials {
+    fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
+        let components = api.components.get_or_insert_default();
+        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build();
+        components.add_security_scheme("token", SecurityScheme::Http(bearer));
+        let key =
+            ApiKey::Header(ApiKeyValue::with_description("authorization", "ApiKey followed by a key of API_KEYS"));
+        components.add_security_scheme("apiKey", SecurityScheme::ApiKey(key));
+    }
+}
+
+/// This document.
+#[utoipa::path(get, path = "/openapi.json", responses((status = 200, description = "OpenAPI 3.1")))]
+pub(super) async fn document() -> Response<Body> {
+    answer::json(StatusCode::OK, Api::openapi().to_json().unwrap_or_default())
+}

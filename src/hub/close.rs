@@ -1,0 +1,79 @@
+//! Why a stream ends: one closed list.
+
+use crate::error::Code;
+
+/// The reason for the end of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    /// `until=done`, and all jobs have ended.
+    Done,
+    /// The client reads more slowly than its channels speak.
+    Slow,
+    /// This instance is leaving; others are there.
+    Drain,
+    /// The token's life is over.
+    TokenExpired,
+    /// Nothing is left that the user may see.
+    Revoked,
+    /// The resource is gone.
+    Gone,
+    /// The user may not come in any more.
+    Disabled,
+    /// More streams than this instance can carry.
+    Overloaded,
+    /// The instance stops at once.
+    Shutdown,
+    /// The client went away.
+    ClientGone,
+    /// Cut on purpose (the demo's button).
+    Cut,
+}
+
+impl CloseReason {
+    /// `end.reason`, and the metric label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Slow => "slow",
+            Self::Drain => "drain",
+            Self::TokenExpired => "token_expired",
+            Self::Revoked => "revoked",
+            Self::Gone => "gone",
+            Self::Disabled => "disabled",
+            Self::Overloaded => "overloaded",
+            Self::Shutdown => "shutdown",
+            Self::ClientGone => "client_gone",
+            Self::Cut => "cut",
+        }
+    }
+
+    /// The code of protocol §8 that goes with it; `done` has none.
+    #[must_use]
+    pub fn code(self) -> Option<Code> {
+        match self {
+            Self::Done => None,
+            Self::TokenExpired | Self::Disabled => Some(Code::AuthRequired),
+            Self::Revoked | Self::Gone => Some(Code::PermissionDenied),
+            Self::Slow => Some(Code::RateLimitExceeded),
+            Self::Drain | Self::Overloaded | Self::Shutdown | Self::ClientGone | Self::Cut => {
+                Some(Code::ConnectionLost)
+            }
+        }
+    }
+
+    /// Whether coming back can help, with the same credential.
+    #[must_use]
+    pub fn reconnect(self) -> bool {
+        match self {
+            Self::Slow | Self::Drain | Self::Overloaded | Self::Shutdown | Self::ClientGone | Self::Cut => true,
+            Self::Done | Self::TokenExpired | Self::Revoked | Self::Gone | Self::Disabled => false,
+        }
+    }
+
+    /// Whether the client is told by an `end` event.
+    #[must_use]
+    pub fn is_said(self) -> bool {
+        !matches!(self, Self::ClientGone | Self::Cut)
+    }
+}

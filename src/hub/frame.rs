@@ -1,0 +1,135 @@
+//! What one stream is told at once: an event with a name, data and perhaps a cursor. Encoded once per wire format, shared by all.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+
+use crate::event::Channel;
+use crate::event::Cursor;
+use crate::event::Delivery;
+use crate::event::Event;
+use crate::event::Kind;
+
+/// A wire format in which a frame can be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// `text/event-stream`
+    Sse,
+}
+
+/// A frame. Cheap to clone: everything is shared.
+#[derive(Debug, Clone)]
+pub struct Frame(Arc<Parts>);
+
+#[derive(Debug)]
+struct Parts {
+    name: Cow<'static, str>,
+    label: &'static str,
+    data: Arc<str>,
+    cursor: Option<Cursor>,
+    delivery: Delivery,
+    channel: Option<Channel>,
+    accepted_us: u64,
+    sse: OnceLock<Bytes>,
+}
+
+impl Frame {
+    /// A frame of the protocol itself, such as `connected`. `data` is one JSON object on one line.
+    #[must_use]
+    pub fn control(name: &'static str, data: impl Into<Arc<str>>, cursor: Option<Cursor>) -> Self {
+        Self(Arc::new(Parts {
+            name: Cow::Borrowed(name),
+            label: name,
+            data: data.into(),
+            cursor,
+            delivery: Delivery::Durable,
+            channel: None,
+            accepted_us: 0,
+            sse: OnceLock::new(),
+        }))
+    }
+
+    /// The frame of an event; `cursor` is that of its entry, where it is logged.
+    #[must_use]
+    pub fn event(event: &Event, cursor: Option<Cursor>) -> Self {
+        Self::of(event, Arc::clone(&event.data), cursor, event.accepted_us)
+    }
+
+    /// The current state as an answer to a subscription: the event's data, marked as a snapshot, without a cursor.
+    #[must_use]
+    pub fn snapshot(event: &Event) -> Self {
+        let body = event.data.strip_suffix('}').unwrap_or("{");
+        let comma = if body.len() > 1 { "," } else { "" };
+        Self::of(event, format!("{body}{comma}\"snapshot\":true}}").into(), None, 0)
+    }
+
+    fn of(event: &Event, data: Arc<str>, cursor: Option<Cursor>, accepted_us: u64) -> Self {
+        Self(Arc::new(Parts {
+            name: Cow::Owned(event.name.as_str().to_owned()),
+            label: event.name.label(),
+            data,
+            cursor,
+            delivery: event.delivery,
+            channel: Some(event.channel.clone()),
+            accepted_us,
+            sse: OnceLock::new(),
+        }))
+    }
+
+    /// The event name: letters, digits and `:._-`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// One JSON object on one line.
+    #[must_use]
+    pub fn data(&self) -> &str {
+        &self.0.data
+    }
+
+    /// Where the client is after this frame.
+    #[must_use]
+    pub fn cursor(&self) -> Option<&Cursor> {
+        self.0.cursor.as_ref()
+    }
+
+    /// What a lagging client may miss.
+    #[must_use]
+    pub fn delivery(&self) -> Delivery {
+        self.0.delivery
+    }
+
+    /// The channel, unless the frame is about the stream itself.
+    #[must_use]
+    pub fn channel(&self) -> Option<&Channel> {
+        self.0.channel.as_ref()
+    }
+
+    /// Metric labels: kind of the channel and name of the event.
+    #[must_use]
+    pub fn labels(&self) -> (&'static str, &'static str) {
+        (self.0.channel.as_ref().map_or("stream", |channel| Kind::as_str(channel.kind())), self.0.label)
+    }
+
+    /// When the event was accepted, microseconds since the Unix epoch; 0 for what was not just published.
+    #[must_use]
+    pub fn accepted_us(&self) -> u64 {
+        self.0.accepted_us
+    }
+
+    /// Bytes that it takes in a queue, roughly those on the wire.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.0.data.len() + self.0.name.len() + 80
+    }
+
+    /// The bytes in a format, made by `encode` the first time that anybody asks.
+    pub fn encoded(&self, format: Format, encode: impl FnOnce(&Self) -> Bytes) -> Bytes {
+        match format {
+            Format::Sse => self.0.sse.get_or_init(|| encode(self)).clone(),
+        }
+    }
+}

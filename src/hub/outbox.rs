@@ -1,0 +1,224 @@
+//! What a stream has yet to be sent: bounded in events and bytes, and aware of what may be missed.
+//!
+//! The ladder, as a client falls behind: everything is kept while little waits; from a quarter of the bound on, progress of a
+//! job replaces its undelivered predecessor; at the bound all superseded progress goes, ephemeral events are dropped, and
+//! when a durable event still does not fit, the stream ends with `slow` and resumes from its cursor.
+
+use std::collections::HashSet;
+use std::collections::VecDeque;
+use std::task::Context;
+use std::task::Poll;
+
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+
+use crate::event::Channel;
+use crate::event::Delivery;
+use crate::hub::CloseReason;
+use crate::hub::Frame;
+
+/// Bounds of one stream's queue.
+#[derive(Debug, Clone, Copy)]
+pub struct OutboxLimits {
+    /// Frames at most.
+    pub events_max: usize,
+    /// Bytes at most.
+    pub bytes_max: usize,
+}
+
+/// What became of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pushed {
+    /// It waits to be sent.
+    Queued,
+    /// It waits, and so many superseded ones no longer do.
+    Conflated(usize),
+    /// It was ephemeral and did not fit.
+    Dropped,
+    /// It must not be missed and did not fit: the stream is now ending with `slow`.
+    Overflow,
+    /// The stream has ended.
+    Closed,
+}
+
+/// What a transport takes out.
+#[derive(Debug)]
+pub enum Drained {
+    /// Everything that waited.
+    Frames(VecDeque<Frame>),
+    /// Continuity was lost: catch up anew.
+    Resync,
+    /// The end; nothing follows.
+    End(CloseReason),
+}
+
+/// A bounded queue between a lane and a transport.
+#[derive(Debug)]
+pub struct Outbox {
+    limits: OutboxLimits,
+    queue: Mutex<Queue>,
+    waker: AtomicWaker,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    frames: VecDeque<Frame>,
+    bytes: usize,
+    resync: bool,
+    closing: Option<CloseReason>,
+    /// The end was taken out, or the transport is gone.
+    finished: bool,
+}
+
+impl Outbox {
+    /// An empty queue.
+    #[must_use]
+    pub fn new(limits: OutboxLimits) -> Self {
+        Self { limits, queue: Mutex::default(), waker: AtomicWaker::new() }
+    }
+
+    /// Adds a frame, by the ladder of this module.
+    pub fn push(&self, frame: Frame) -> Pushed {
+        let pushed = self.queue.lock().push(frame, self.limits);
+        self.waker.wake();
+        pushed
+    }
+
+    /// Ends the stream after what already waits, or, for a slow one, instead of it: its cursor brings that back.
+    pub fn close(&self, reason: CloseReason) {
+        self.queue.lock().close(reason);
+        self.waker.wake();
+    }
+
+    /// Tells the transport's side to catch up anew; what waits is forgotten.
+    pub fn resync(&self) {
+        let mut queue = self.queue.lock();
+        queue.clear();
+        queue.resync = true;
+        drop(queue);
+        self.waker.wake();
+    }
+
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.queue.lock().frames.is_empty()
+    }
+
+    /// Whether the transport has taken out the end, or is gone.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.queue.lock().finished
+    }
+
+    /// Whether the stream is ending.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.queue.lock().closing.is_some()
+    }
+
+    /// The transport is gone.
+    pub fn finish(&self) {
+        let mut queue = self.queue.lock();
+        queue.clear();
+        queue.finished = true;
+    }
+
+    /// Everything that waits, once something does.
+    pub fn poll_drain(&self, cx: &mut Context<'_>) -> Poll<Drained> {
+        self.waker.register(cx.waker());
+        let mut queue = self.queue.lock();
+        if queue.resync {
+            queue.resync = false;
+            return Poll::Ready(Drained::Resync);
+        }
+        if !queue.frames.is_empty() {
+            queue.bytes = 0;
+            return Poll::Ready(Drained::Frames(std::mem::take(&mut queue.frames)));
+        }
+        match queue.closing {
+            Some(reason) => {
+                queue.finished = true;
+                Poll::Ready(Drained::End(reason))
+            }
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Queue {
+    fn clear(&mut self) {
+        self.frames = VecDeque::new();
+        self.bytes = 0;
+    }
+
+    fn close(&mut self, reason: CloseReason) {
+        if self.closing.is_some() {
+            return;
+        }
+        if matches!(reason, CloseReason::Slow | CloseReason::Revoked | CloseReason::Cut) {
+            self.clear();
+        }
+        self.closing = Some(reason);
+    }
+
+    fn push(&mut self, frame: Frame, limits: OutboxLimits) -> Pushed {
+        if self.closing.is_some() || self.finished || self.resync {
+            return Pushed::Closed;
+        }
+        let mut conflated = 0;
+        if frame.delivery() != Delivery::Durable && self.lags(limits) {
+            conflated += usize::from(self.remove_same(&frame));
+        }
+        if !self.fits(&frame, limits) {
+            conflated += self.compact();
+        }
+        if self.fits(&frame, limits) {
+            self.bytes += frame.weight();
+            self.frames.push_back(frame);
+            return if conflated > 0 { Pushed::Conflated(conflated) } else { Pushed::Queued };
+        }
+        if frame.delivery() == Delivery::Ephemeral {
+            return Pushed::Dropped;
+        }
+        self.close(CloseReason::Slow);
+        Pushed::Overflow
+    }
+
+    fn lags(&self, limits: OutboxLimits) -> bool {
+        self.frames.len() * 4 >= limits.events_max || self.bytes * 4 >= limits.bytes_max
+    }
+
+    fn fits(&self, frame: &Frame, limits: OutboxLimits) -> bool {
+        self.frames.len() < limits.events_max && self.bytes + frame.weight() <= limits.bytes_max
+    }
+
+    /// Removes the undelivered predecessor; the new one goes to the tail, so that cursors stay in order.
+    fn remove_same(&mut self, frame: &Frame) -> bool {
+        let same = |old: &Frame| old.delivery() == frame.delivery() && old.channel() == frame.channel();
+        let Some(at) = self.frames.iter().rposition(same) else { return false };
+        if let Some(old) = self.frames.remove(at) {
+            self.bytes -= old.weight();
+        }
+        true
+    }
+
+    /// Keeps of each channel only the newest progress. Answers how many went.
+    fn compact(&mut self) -> usize {
+        let before = self.frames.len();
+        let mut newer: HashSet<Channel> = HashSet::new();
+        let mut kept = VecDeque::with_capacity(before);
+        for frame in self.frames.drain(..).rev() {
+            let superseded = match frame.channel() {
+                Some(channel) if frame.delivery() == Delivery::Latest => !newer.insert(channel.clone()),
+                _ => false,
+            };
+            if !superseded {
+                kept.push_front(frame);
+            }
+        }
+        self.bytes = kept.iter().map(Frame::weight).sum();
+        self.frames = kept;
+        before - self.frames.len()
+    }
+}

@@ -1,0 +1,61 @@
+//! Which nodes are alive, and which of them owns a job. By the marks that every node hears, without any lease or clock.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::event::Id;
+
+/// A node whose marks stay away for so long owns nothing. Marks come twice a second.
+const SILENT_AFTER: Duration = Duration::from_millis(1800);
+
+/// The live nodes as this one hears them. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Members {
+    me: u64,
+    heard: Arc<Mutex<HashMap<u64, Instant>>>,
+}
+
+impl Members {
+    /// Only this node, until others are heard.
+    #[must_use]
+    pub fn new(me: u64) -> Self {
+        Self { me, heard: Arc::default() }
+    }
+
+    /// A mark of a node was heard.
+    pub fn hear(&self, node: u64) {
+        let mut heard = self.heard.lock();
+        heard.insert(node, Instant::now());
+        heard.retain(|_, at| at.elapsed() < SILENT_AFTER * 8);
+    }
+
+    /// Whether this node owns the job: rendezvous hashing, so that a node's death moves only its own jobs.
+    #[must_use]
+    pub fn owns(&self, job: &Id) -> bool {
+        let mine = weight(self.me, job);
+        let heard = self.heard.lock();
+        let live = heard.iter().filter(|(node, at)| **node != self.me && at.elapsed() < SILENT_AFTER);
+        live.into_iter().all(|(node, _)| weight(*node, job) < mine)
+    }
+
+    /// Nodes alive, this one included.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        let heard = self.heard.lock();
+        1 + heard.iter().filter(|(node, at)| **node != self.me && at.elapsed() < SILENT_AFTER).count()
+    }
+}
+
+/// FNV-1a with a finisher: the same on every node and in every version, unlike the standard library's hasher.
+fn weight(node: u64, job: &Id) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in node.to_le_bytes().iter().chain(job.as_str().as_bytes()) {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    hash ^= hash >> 32;
+    hash.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}

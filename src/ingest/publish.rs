@@ -1,0 +1,93 @@
+//! What back ends publish on `docs.*` and `user.*`.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use sha2::Digest as _;
+
+use crate::event::Channel;
+use crate::event::Delivery;
+use crate::event::Event;
+use crate::event::EventName;
+use crate::event::Kind;
+use crate::jobs::compact_object;
+
+/// Longest `data`, in bytes.
+const DATA_BYTES_MAX: usize = 64 * 1024;
+/// Longest `idempotencyKey`, in bytes.
+const KEY_BYTES_MAX: usize = 256;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Wire<'a> {
+    channel: String,
+    event: Option<String>,
+    #[serde(borrow)]
+    data: &'a RawValue,
+    #[serde(default)]
+    ephemeral: bool,
+    idempotency_key: Option<String>,
+}
+
+/// A valid publication.
+#[derive(Debug, Clone)]
+pub struct Publication {
+    /// The event.
+    pub event: Event,
+    /// The publisher's own name for it.
+    pub key: Option<String>,
+}
+
+impl Publication {
+    /// Parses the body of `POST /v1/publish`.
+    ///
+    /// # Errors
+    /// The name of the field that is wrong.
+    pub fn parse(body: &[u8], accepted_us: u64) -> Result<Self, &'static str> {
+        let text = std::str::from_utf8(body).map_err(|_| "body")?;
+        let wire: Wire<'_> = serde_json::from_str(text).map_err(|_| "body")?;
+        let channel = Channel::parse(&wire.channel).map_err(|_| "channel")?;
+        let name = match (&wire.event, channel.kind()) {
+            // Jobs have a fold and presence has leases: neither is published to from outside.
+            (_, Kind::Jobs | Kind::Presence) => return Err("channel"),
+            (Some(name), _) => EventName::parse_published(name).map_err(|_| "event")?,
+            (None, Kind::Docs) => EventName::DOC_UPDATE,
+            (None, Kind::User) => EventName::NOTIFICATION,
+        };
+        let key = wire.idempotency_key;
+        if key.as_ref().is_some_and(|key| key.is_empty() || key.len() > KEY_BYTES_MAX) {
+            return Err("idempotencyKey");
+        }
+        let data = with_channel(wire.data.get(), &channel).ok_or("data")?;
+        let delivery = if wire.ephemeral { Delivery::Ephemeral } else { Delivery::Durable };
+        let event = Event { channel, name, data: data.into(), delivery, terminal: false, accepted_us };
+        Ok(Self { event, key })
+    }
+
+    /// The name under which this is appended once: of the publisher's own key, or a new one for this request alone.
+    #[must_use]
+    pub fn once(&self, publisher: &str) -> String {
+        match &self.key {
+            None => format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)),
+            Some(key) => {
+                let mut hash = sha2::Sha256::new();
+                for part in [publisher, self.event.channel.as_str(), key] {
+                    hash.update((part.len() as u64).to_le_bytes());
+                    hash.update(part.as_bytes());
+                }
+                let digest = hash.finalize();
+                digest.iter().take(20).map(|byte| format!("{byte:02x}")).collect()
+            }
+        }
+    }
+}
+
+/// The publisher's object with `channel` in front; a `channel` of its own is replaced.
+fn with_channel(data: &str, channel: &Channel) -> Option<String> {
+    let line = compact_object(data, DATA_BYTES_MAX)?;
+    let mut object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&line).ok()?;
+    object.shift_remove("channel");
+    let mut whole = serde_json::Map::new();
+    whole.insert("channel".to_owned(), channel.as_str().into());
+    whole.append(&mut object);
+    serde_json::to_string(&whole).ok()
+}

@@ -1,0 +1,193 @@
+//! Raw updates that this node heard and has not yet seen judged: a pure structure.
+//!
+//! Every node holds every raw update. Its owner appends it at once; the others strike it off when the log shows that it was
+//! judged, and append it themselves when that takes longer than `HOLD`. The append script judges a name once, so two nodes
+//! that both append do no harm. Of each job one update is under way at a time, in the order in which they were sent.
+
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::event::Id;
+use crate::event::LogId;
+use crate::event::RawName;
+use crate::jobs::JobUpdate;
+
+/// How long another node may take to append what it owns.
+pub(super) const HOLD: Duration = Duration::from_millis(300);
+/// Updates and bytes held at most; beyond them new ones are dropped and counted.
+pub(super) const HELD_MAX: usize = 200_000;
+pub(super) const HELD_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// Offsets that no message counted after a mark can have: for what was heard before the first mark.
+const BEFORE_MARK: u64 = 1 << 40;
+
+/// An update that waits to be judged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) name: RawName,
+    pub(super) update: JobUpdate,
+    pub(super) accepted_us: u64,
+    pub(super) late: bool,
+    heard_at: Instant,
+    weight: usize,
+    /// Answered `Behind`: the log up to here tells whether it was judged.
+    behind: Option<LogId>,
+}
+
+#[derive(Debug, Default)]
+struct JobQueue {
+    items: VecDeque<Held>,
+    under_way: bool,
+}
+
+/// What became of an update that was under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// Judged, one way or the other.
+    Judged,
+    /// Perhaps judged: the log up to here tells.
+    Behind(LogId),
+    /// Not known; try again.
+    Failed,
+}
+
+/// All that is held.
+#[derive(Debug, Default)]
+pub(super) struct RawQueue {
+    jobs: HashMap<Id, JobQueue>,
+    held: usize,
+    bytes: usize,
+    mark: Option<u64>,
+    offset: u64,
+    /// Heard since the subscription and before its first mark; kept only if nobody else can have heard it.
+    unnamed: Vec<(JobUpdate, u64, usize)>,
+    alone: bool,
+    /// Since when this node may own jobs.
+    owner_from: Option<Instant>,
+    /// Position up to which judgements were struck off.
+    seen: LogId,
+}
+
+impl RawQueue {
+    /// The subscription is new: what is held keeps its names, what comes needs a mark first.
+    pub(super) fn subscribed(&mut self, alone: bool, now: Instant) {
+        self.mark = None;
+        self.unnamed.clear();
+        self.alone = alone;
+        self.owner_from = Some(if alone { now } else { now + HOLD });
+    }
+
+    /// A mark was heard: names start over. Answers the jobs of updates that got a name by it.
+    pub(super) fn mark(&mut self, number: u64, now: Instant) -> Vec<Id> {
+        let mut jobs = Vec::new();
+        if self.mark.is_none() && self.alone {
+            for (at, (update, accepted_us, weight)) in std::mem::take(&mut self.unnamed).into_iter().enumerate() {
+                let name = RawName { mark: number.saturating_sub(1), offset: BEFORE_MARK + at as u64 };
+                jobs.push(update.job.clone());
+                self.hold(name, update, accepted_us, weight, now);
+            }
+        }
+        self.unnamed = Vec::new();
+        self.mark = Some(number);
+        self.offset = 0;
+        jobs
+    }
+
+    /// A message was heard that is no valid update: it counts all the same, on every node.
+    pub(super) fn skip(&mut self) {
+        self.offset += 1;
+    }
+
+    /// An update was heard. `false`: too much is held, it is dropped.
+    pub(super) fn hear(&mut self, update: JobUpdate, accepted_us: u64, weight: usize, now: Instant) -> bool {
+        self.offset += 1;
+        if self.held + self.unnamed.len() >= HELD_MAX || self.bytes + weight > HELD_BYTES_MAX {
+            return false;
+        }
+        match self.mark {
+            Some(mark) => self.hold(RawName { mark, offset: self.offset }, update, accepted_us, weight, now),
+            None if self.alone => self.unnamed.push((update, accepted_us, weight)),
+            None => {}
+        }
+        true
+    }
+
+    fn hold(&mut self, name: RawName, update: JobUpdate, accepted_us: u64, weight: usize, now: Instant) {
+        self.held += 1;
+        self.bytes += weight;
+        let queue = self.jobs.entry(update.job.clone()).or_default();
+        queue.items.push_back(Held { name, update, accepted_us, late: false, heard_at: now, weight, behind: None });
+    }
+
+    /// The log shows that this update was judged.
+    pub(super) fn judged(&mut self, job: &Id, name: RawName) {
+        let Some(queue) = self.jobs.get_mut(job) else { return };
+        if let Some(at) = queue.items.iter().position(|held| held.name == name)
+            && let Some(held) = queue.items.remove(at)
+        {
+            self.held -= 1;
+            self.bytes -= held.weight;
+        }
+        self.tidy(job);
+    }
+
+    /// Every judgement up to here was struck off.
+    pub(super) fn seen(&mut self, upto: LogId) {
+        self.seen = self.seen.max(upto);
+    }
+
+    /// The next update of a job, if it is this node's turn; it is then under way until `done`.
+    pub(super) fn take(&mut self, job: &Id, owned: bool, now: Instant) -> Option<Held> {
+        let may_own = self.owner_from.is_some_and(|from| from <= now);
+        let queue = self.jobs.get_mut(job).filter(|queue| !queue.under_way)?;
+        let held = queue.items.front_mut()?;
+        match held.behind {
+            // Not struck off although the log was read that far: it was passed over and is judged now, late.
+            Some(end) if end <= self.seen => (held.late, held.behind) = (true, None),
+            Some(_) => return None,
+            None if owned && may_own => {}
+            None if now >= held.heard_at + HOLD => {}
+            None => return None,
+        }
+        queue.under_way = true;
+        Some(held.clone())
+    }
+
+    /// An update that was under way has met its fate.
+    pub(super) fn done(&mut self, job: &Id, name: RawName, fate: Fate) {
+        let Some(queue) = self.jobs.get_mut(job) else { return };
+        queue.under_way = false;
+        match fate {
+            Fate::Judged => self.judged(job, name),
+            Fate::Failed => {}
+            Fate::Behind(end) => {
+                if let Some(held) = queue.items.front_mut().filter(|held| held.name == name) {
+                    held.behind = Some(end);
+                }
+            }
+        }
+        self.tidy(job);
+    }
+
+    fn tidy(&mut self, job: &Id) {
+        if self.jobs.get(job).is_some_and(|queue| queue.items.is_empty() && !queue.under_way) {
+            self.jobs.remove(job);
+            if self.jobs.len() * 4 < self.jobs.capacity() && self.jobs.capacity() > 1024 {
+                self.jobs.shrink_to(self.jobs.len() * 2);
+            }
+        }
+    }
+
+    /// Jobs of which something is held.
+    pub(super) fn waiting(&self) -> HashSet<Id> {
+        self.jobs.iter().filter(|(_, queue)| !queue.under_way).map(|(job, _)| job.clone()).collect()
+    }
+
+    /// Updates held.
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+}

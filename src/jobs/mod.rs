@@ -1,0 +1,20 @@
+//! What a job update means: parse, fold, latch. Pure: no IO, no clock, no async.
+//!
+//! `append.lua` holds the same fold for Redis; the property test in `tests/it/contract/broker.rs` keeps the two together.
+
+mod fold;
+mod parse;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use fold::Judgement;
+pub use fold::judge;
+pub use parse::Field;
+pub use parse::JobUpdate;
+pub use parse::Reject;
+pub use parse::UPDATE_BYTES_MAX;
+pub use parse::compact_object;
+pub use parse::is_status;
+pub use state::JobState;
+pub use state::TerminalStatuses;

@@ -1,0 +1,158 @@
+//! The folded state of a job. Values are kept as the JSON text that clients get, so that Redis and Rust agree byte for byte.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+
+use crate::event::Id;
+
+/// Statuses that end a job.
+#[derive(Debug, Clone)]
+pub struct TerminalStatuses(Arc<BTreeSet<String>>);
+
+impl TerminalStatuses {
+    /// From the setting `TERMINAL_STATUSES`.
+    #[must_use]
+    pub fn new(statuses: BTreeSet<String>) -> Self {
+        Self(Arc::new(statuses))
+    }
+
+    /// Whether this status ends a job.
+    #[must_use]
+    pub fn contains(&self, status: &str) -> bool {
+        self.0.contains(status)
+    }
+}
+
+/// What is known of a job. Optional texts are JSON values on one line, ready to be put into an event.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct JobState {
+    /// Lower-case word, `running`.
+    pub status: String,
+    /// Whether the status ends the job.
+    pub terminal: bool,
+    /// JSON number, 0…100.
+    pub progress: Option<String>,
+    /// JSON string.
+    pub message: Option<String>,
+    /// JSON object with `code` and `message`.
+    pub error: Option<String>,
+    /// The attempt, when attempts are numbered.
+    pub attempt: Option<u64>,
+    /// The newest sequence number within the attempt.
+    pub seq: Option<u64>,
+    /// JSON object.
+    pub data: Option<String>,
+    /// JSON string, RFC 3339; shown to people, decides nothing.
+    pub timestamp: String,
+}
+
+/// The largest integer that every JavaScript engine reads back exactly: 2^53 - 1.
+const SAFE_INTEGER_MAX: u64 = (1 << 53) - 1;
+
+/// A number that `JSON.parse` would round is written as a string.
+#[must_use]
+pub(super) fn integer(value: u64) -> String {
+    if value > SAFE_INTEGER_MAX { format!("\"{value}\"") } else { value.to_string() }
+}
+
+/// `attempt` and `seq` as we write them: a number, or a string where a number would be rounded.
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+enum Integer {
+    Number(u64),
+    Text(String),
+}
+
+impl Integer {
+    fn value(&self) -> Option<u64> {
+        match self {
+            Self::Number(value) => Some(*value),
+            Self::Text(text) => text.parse().ok(),
+        }
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Wire<'a> {
+    status: String,
+    terminal: bool,
+    #[serde(borrow)]
+    progress: Option<&'a RawValue>,
+    #[serde(borrow)]
+    message: Option<&'a RawValue>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+    attempt: Option<Integer>,
+    seq: Option<Integer>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    timestamp: &'a RawValue,
+}
+
+impl JobState {
+    /// Reads back what `to_json` wrote; `None` for anything else.
+    #[must_use]
+    pub fn from_json(text: &str) -> Option<Self> {
+        let wire: Wire<'_> = serde_json::from_str(text).ok()?;
+        let own = |raw: Option<&RawValue>| raw.map(|raw| raw.get().to_owned());
+        Some(Self {
+            status: wire.status,
+            terminal: wire.terminal,
+            progress: own(wire.progress),
+            message: own(wire.message),
+            error: own(wire.error),
+            attempt: wire.attempt.and_then(|integer| integer.value()),
+            seq: wire.seq.and_then(|integer| integer.value()),
+            data: own(wire.data),
+            timestamp: wire.timestamp.get().to_owned(),
+        })
+    }
+
+    /// The data of `job:update`: one JSON object on one line, the whole state.
+    #[must_use]
+    pub fn to_json(&self, job: &Id) -> String {
+        self.render(job, "")
+    }
+
+    /// The same with `snapshot:true`, as it answers a subscription.
+    #[must_use]
+    pub fn to_snapshot_json(&self, job: &Id) -> String {
+        self.render(job, ",\"snapshot\":true")
+    }
+
+    fn render(&self, job: &Id, tail: &str) -> String {
+        let mut out = String::with_capacity(256);
+        // Ids and statuses have grammars without quotes, backslashes and control characters: no escaping to do.
+        out.push_str("{\"type\":\"job.update\",\"channel\":\"jobs.");
+        out.push_str(job.as_str());
+        out.push_str("\",\"jobId\":\"");
+        out.push_str(job.as_str());
+        out.push_str("\",\"status\":\"");
+        out.push_str(&self.status);
+        out.push_str(if self.terminal { "\",\"terminal\":true" } else { "\",\"terminal\":false" });
+        let attempt = self.attempt.map(integer);
+        let seq = self.seq.map(integer);
+        let fields = [
+            (",\"progress\":", &self.progress),
+            (",\"message\":", &self.message),
+            (",\"error\":", &self.error),
+            (",\"attempt\":", &attempt),
+            (",\"seq\":", &seq),
+            (",\"data\":", &self.data),
+        ];
+        for (name, value) in fields {
+            if let Some(value) = value {
+                out.push_str(name);
+                out.push_str(value);
+            }
+        }
+        out.push_str(",\"timestamp\":");
+        out.push_str(&self.timestamp);
+        out.push_str(tail);
+        out.push('}');
+        out
+    }
+}

@@ -1,0 +1,116 @@
+//! The current states of jobs: from the window, from the broker, from the database, in this order.
+
+use std::collections::HashMap;
+
+use futures_util::StreamExt as _;
+use futures_util::TryStreamExt as _;
+use futures_util::stream;
+
+use crate::broker::KnownJob;
+use crate::error::ApiError;
+use crate::event::Channel;
+use crate::event::Delivery;
+use crate::event::Event;
+use crate::event::EventName;
+use crate::event::Id;
+use crate::event::Kind;
+use crate::event::LogId;
+use crate::session::Sessions;
+
+/// Questions of one stream to the broker that are under way at once.
+const ASKED_AT_ONCE: usize = 16;
+
+/// The newest known state of a channel.
+#[derive(Debug, Clone)]
+pub(super) struct Current {
+    /// Its log position.
+    pub(super) version: LogId,
+    /// Whether the job has ended.
+    pub(super) terminal: bool,
+    /// The state as an event.
+    pub(super) event: Event,
+}
+
+impl Sessions {
+    /// The states of these channels that have one, as of `upto` where the window knows them, else as new as they are known.
+    ///
+    /// # Errors
+    /// The broker or the database is away.
+    pub(super) async fn states(
+        &self,
+        channels: &[Channel],
+        upto: LogId,
+    ) -> Result<HashMap<Channel, Current>, ApiError> {
+        let mut states = HashMap::new();
+        let mut elsewhere = Vec::new();
+        for channel in channels.iter().filter(|channel| channel.kind() == Kind::Jobs) {
+            match self.in_window(channel, upto) {
+                Some(current) => drop(states.insert(channel.clone(), current)),
+                None => elsewhere.push(channel.clone()),
+            }
+        }
+        let unknown = self.ask_broker(elsewhere, &mut states).await?;
+        self.ask_store(&unknown, &mut states).await?;
+        Ok(states)
+    }
+
+    pub(super) fn in_window(&self, channel: &Channel, upto: LogId) -> Option<Current> {
+        let entry = self.hub.window().last(channel, upto)?;
+        let event = entry.event.clone()?;
+        Some(Current { version: entry.id, terminal: event.terminal, event })
+    }
+
+    /// Answers the channels of which the broker knows nothing.
+    async fn ask_broker(
+        &self,
+        channels: Vec<Channel>,
+        states: &mut HashMap<Channel, Current>,
+    ) -> Result<Vec<(Channel, Id)>, ApiError> {
+        let named = channels.into_iter().filter_map(|channel| Id::parse(channel.id()).ok().map(|id| (channel, id)));
+        let asked = stream::iter(named).map(|(channel, id)| async move {
+            let known = self.broker.job(&id).await;
+            known.map(|known| (channel, id, known))
+        });
+        let answers: Vec<_> = asked.buffer_unordered(ASKED_AT_ONCE).try_collect().await.map_err(|error| {
+            tracing::warn!(%error, "the broker can't be asked about a job");
+            ApiError::unavailable("broker")
+        })?;
+        let mut unknown = Vec::new();
+        for (channel, id, known) in answers {
+            match known {
+                Some(known) => drop(states.insert(channel, current(&id, &known))),
+                None => unknown.push((channel, id)),
+            }
+        }
+        Ok(unknown)
+    }
+
+    async fn ask_store(&self, jobs: &[(Channel, Id)], states: &mut HashMap<Channel, Current>) -> Result<(), ApiError> {
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<Id> = jobs.iter().map(|(_, id)| id.clone()).collect();
+        let mut rows = self.store.jobs(&ids, &self.terminal).await.map_err(|error| {
+            tracing::warn!(%error, "the database can't be asked about jobs");
+            ApiError::unavailable("database")
+        })?;
+        for (channel, id) in jobs {
+            let Some(row) = rows.remove(id) else { continue };
+            let Some(state) = row.state else { continue };
+            states.insert(channel.clone(), current(id, &KnownJob { state, version: row.version }));
+        }
+        Ok(())
+    }
+}
+
+fn current(id: &Id, known: &KnownJob) -> Current {
+    let event = Event {
+        channel: Channel::of(Kind::Jobs, id),
+        name: EventName::JOB_UPDATE,
+        data: known.state.to_json(id).into(),
+        delivery: Delivery::Durable,
+        terminal: known.state.terminal,
+        accepted_us: 0,
+    };
+    Current { version: known.version, terminal: known.state.terminal, event }
+}

@@ -1,0 +1,176 @@
+//! The one path from a request to a stream of frames: authorize, judge the cursor, catch up, subscribe; undone in reverse.
+//!
+//! Transports only turn what comes out of here into bytes.
+
+mod catchup;
+mod open;
+mod stream;
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+pub use open::Answer;
+pub use open::Opened;
+pub use stream::Output;
+
+use crate::auth::Authorizer;
+use crate::auth::Grant;
+use crate::auth::Principal;
+use crate::broker::Broker;
+use crate::error::Code;
+use crate::event::Channel;
+use crate::event::Cursor;
+use crate::hub::ConnectionId;
+use crate::hub::Hub;
+use crate::hub::OutboxLimits;
+use crate::jobs::TerminalStatuses;
+use crate::store::Store;
+use crate::telemetry::Metrics;
+
+/// Seconds for which a token is honoured beyond its `exp`.
+pub const LEEWAY_S: u64 = 30;
+
+/// Everything that sessions need. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Sessions {
+    /// Where live events come from.
+    pub hub: Hub,
+    /// Where older events and job states come from.
+    pub broker: Broker,
+    /// Where job states come from that the broker forgot.
+    pub store: Store,
+    /// Who may see what.
+    pub authorizer: Arc<Authorizer>,
+    /// Metrics.
+    pub metrics: Metrics,
+    /// Which statuses end a job.
+    pub terminal: TerminalStatuses,
+    /// Bounds of a stream's queue.
+    pub outbox: OutboxLimits,
+    /// Longest silence of a stream, in milliseconds, as the client is told.
+    pub heartbeat_ms: u64,
+}
+
+/// A name from a request, and what it means for this caller.
+#[derive(Debug, Clone)]
+pub enum Requested {
+    /// A channel; `alias` is how the client wrote it (`user.me`), where that differs.
+    Channel {
+        /// The channel.
+        channel: Channel,
+        /// The client's own spelling.
+        alias: Option<&'static str>,
+    },
+    /// Not a channel name, as the client wrote it.
+    Invalid(String),
+}
+
+/// Where a client says that it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resume {
+    /// It says nothing.
+    Fresh,
+    /// Something that is not a cursor of ours.
+    Garbage,
+    /// A cursor.
+    From(Cursor),
+}
+
+impl Resume {
+    /// Reads the header or parameter.
+    #[must_use]
+    pub fn parse(text: Option<&str>) -> Self {
+        match text {
+            None | Some("") => Self::Fresh,
+            Some(text) => text.parse().map_or(Self::Garbage, Self::From),
+        }
+    }
+}
+
+/// A wish for a stream.
+#[derive(Debug)]
+pub struct Request {
+    /// Who asks.
+    pub principal: Principal,
+    /// What for.
+    pub channels: Vec<Requested>,
+    /// Where they are.
+    pub resume: Resume,
+    /// Whether the stream ends with its jobs.
+    pub until_done: bool,
+    /// Name of the stream across reconnects, if the client gave one.
+    pub session: Option<String>,
+    /// Cuts the connection.
+    pub kill: CancellationToken,
+}
+
+/// What a channel may expect after (re)connecting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// No cursor was given.
+    Live,
+    /// Every logged event after the cursor follows.
+    Resumed,
+    /// It can't be proven that nothing is missing.
+    Reset(ResetReason),
+}
+
+/// Why continuity can't be proven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResetReason {
+    /// Trimmed away.
+    CursorExpired,
+    /// Not a cursor of this log.
+    CursorUnknown,
+    /// Redis lost or rewrote that part.
+    HistoryRewritten,
+}
+
+impl Verdict {
+    /// As in `connected`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Resumed => "resumed",
+            Self::Reset(_) => "reset",
+        }
+    }
+}
+
+impl ResetReason {
+    /// As in `reset`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CursorExpired => "cursor_expired",
+            Self::CursorUnknown => "cursor_unknown",
+            Self::HistoryRewritten => "history_rewritten",
+        }
+    }
+}
+
+/// A channel that is refused, as the client wrote it, and why.
+#[derive(Debug, Clone)]
+pub struct Denied {
+    /// The client's spelling.
+    pub channel: String,
+    /// Why.
+    pub code: Code,
+}
+
+/// A stream that may be opened: everything is decided, nothing is subscribed yet.
+#[derive(Debug)]
+pub struct Session {
+    sessions: Sessions,
+    id: ConnectionId,
+    principal: Principal,
+    grants: Vec<(Grant, Option<&'static str>)>,
+    denied: Vec<Denied>,
+    verdict: Verdict,
+    resume: Option<Cursor>,
+    until_done: bool,
+    session: Option<String>,
+    kill: CancellationToken,
+}

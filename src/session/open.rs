@@ -1,0 +1,264 @@
+//! Deciding: who may see what, and from where the stream continues.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::auth;
+use crate::broker::Located;
+use crate::clock;
+use crate::error::ApiError;
+use crate::error::Code;
+use crate::event::Channel;
+use crate::event::Cursor;
+use crate::event::Id;
+use crate::event::Kind;
+use crate::event::Lookup;
+use crate::hub::ConnectionId;
+use crate::session::Denied;
+use crate::session::Request;
+use crate::session::Requested;
+use crate::session::ResetReason;
+use crate::session::Resume;
+use crate::session::Session;
+use crate::session::Sessions;
+use crate::session::Verdict;
+
+/// How long a cursor from a faster instance is waited for.
+const AHEAD_WAIT: Duration = Duration::from_millis(2000);
+/// How long it is waited for before Redis is asked whether it can be true at all.
+const AHEAD_WAIT_UNASKED: Duration = Duration::from_millis(100);
+
+/// What a wish for a stream leads to.
+#[derive(Debug)]
+pub enum Opened {
+    /// A stream.
+    Stream(Box<Session>),
+    /// `until=done`, and the client already knows how every job ended.
+    NothingLeft,
+}
+
+/// The answer to a dry run, and a part of `connected`.
+#[derive(Debug, Serialize)]
+pub struct Answer<'a> {
+    channels: Vec<AnswerChannel<'a>>,
+    denied: Vec<AnswerDenied<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct AnswerChannel<'a> {
+    channel: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    requested: Option<&'static str>,
+    verdict: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct AnswerDenied<'a> {
+    channel: &'a str,
+    code: Code,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Connected<'a> {
+    connection_id: String,
+    user_id: &'a str,
+    session: Option<&'a str>,
+    #[serde(flatten)]
+    answer: Answer<'a>,
+    heartbeat_ms: u64,
+    timestamp: String,
+}
+
+impl Sessions {
+    /// Runs every check. Nothing is subscribed until the session's stream is read.
+    ///
+    /// # Errors
+    /// Nothing may be seen (403), none is a channel name (404), or a dependency is away (503).
+    pub async fn open(&self, request: Request) -> Result<Opened, ApiError> {
+        if !self.is_open() {
+            return Err(ApiError::unavailable("starting"));
+        }
+        if request.until_done && request.channels.iter().any(|wish| !is_job(wish)) {
+            return Err(ApiError::invalid("until"));
+        }
+        let (grants, denied) = self.judge_channels(&request).await?;
+        let (verdict, resume) = self.judge_cursor(request.resume).await?;
+        self.metrics.resumes.with_label_values(&[verdict.as_str()]).inc();
+        let session = Session {
+            sessions: self.clone(),
+            id: ConnectionId(random()?),
+            principal: request.principal,
+            grants,
+            denied,
+            verdict,
+            resume,
+            until_done: request.until_done,
+            session: request.session,
+            kill: request.kill,
+        };
+        if session.knows_the_end().await? {
+            return Ok(Opened::NothingLeft);
+        }
+        Ok(Opened::Stream(Box::new(session)))
+    }
+
+    /// The current state of a job, as `job:update` carries it.
+    ///
+    /// # Errors
+    /// Not this caller's job or no job at all (403), no state yet (404), or a dependency is away (503).
+    pub async fn job(&self, principal: &auth::Principal, id: &Id) -> Result<Arc<str>, ApiError> {
+        if !self.is_open() {
+            return Err(ApiError::unavailable("starting"));
+        }
+        let channel = Channel::of(Kind::Jobs, id);
+        match self.authorizer.authorize(principal, std::slice::from_ref(&channel)).await.pop() {
+            Some(auth::Verdict::Granted(_)) => {}
+            Some(auth::Verdict::Unavailable) => return Err(ApiError::unavailable("database")),
+            Some(auth::Verdict::Denied) | None => return Err(ApiError::denied()),
+        }
+        let mut states = self.states(std::slice::from_ref(&channel), self.hub.window().head().at).await?;
+        states.remove(&channel).map(|state| state.event.data).ok_or(ApiError::not_found())
+    }
+
+    fn is_open(&self) -> bool {
+        self.hub.window().generation() > 0
+    }
+
+    async fn judge_channels(
+        &self,
+        request: &Request,
+    ) -> Result<(Vec<(auth::Grant, Option<&'static str>)>, Vec<Denied>), ApiError> {
+        let mut denied = Vec::new();
+        let mut wishes: Vec<(Channel, Option<&'static str>)> = Vec::new();
+        for wish in &request.channels {
+            match wish {
+                Requested::Channel { channel, alias } if is_served(channel) => wishes.push((channel.clone(), *alias)),
+                Requested::Channel { channel, .. } => denied.push(refusal(channel.as_str(), Code::ChannelNotFound)),
+                Requested::Invalid(text) => denied.push(refusal(text, Code::ChannelNotFound)),
+            }
+        }
+        if wishes.is_empty() {
+            return Err(ApiError::not_found());
+        }
+        let channels: Vec<Channel> = wishes.iter().map(|(channel, _)| channel.clone()).collect();
+        let verdicts = self.authorizer.authorize(&request.principal, &channels).await;
+        let mut grants = Vec::new();
+        for ((channel, alias), verdict) in wishes.into_iter().zip(verdicts) {
+            let name = alias.unwrap_or(channel.as_str());
+            match verdict {
+                auth::Verdict::Granted(grant) => grants.push((grant, alias)),
+                auth::Verdict::Denied => denied.push(refusal(name, Code::PermissionDenied)),
+                auth::Verdict::Unavailable => denied.push(refusal(name, Code::ConnectionLost)),
+            }
+        }
+        if !grants.is_empty() {
+            return Ok((grants, denied));
+        }
+        let away = denied.iter().any(|refusal| refusal.code == Code::ConnectionLost);
+        Err(if away { ApiError::unavailable("database") } else { ApiError::denied() })
+    }
+
+    /// Whether everything after the cursor can be given; a cursor that can't be proven costs a reset, never an error.
+    async fn judge_cursor(&self, resume: Resume) -> Result<(Verdict, Option<Cursor>), ApiError> {
+        let reset = |reason| Ok((Verdict::Reset(reason), None));
+        let cursor = match resume {
+            Resume::Fresh => return Ok((Verdict::Live, None)),
+            Resume::Garbage => return reset(ResetReason::CursorUnknown),
+            Resume::From(cursor) => cursor,
+        };
+        let window = self.hub.window();
+        if window.lookup(&cursor) == Lookup::Newer {
+            // Another instance was faster. If this one can't catch up soon, Redis knows whether such an entry exists.
+            let near = window.reached(cursor.at, AHEAD_WAIT_UNASKED).await;
+            if !near && self.broker.locate(&cursor).await.map_err(away)? != Located::Found {
+                return reset(ResetReason::HistoryRewritten);
+            }
+            if !near && !window.reached(cursor.at, AHEAD_WAIT).await {
+                return Err(ApiError::unavailable("broker"));
+            }
+        }
+        match window.lookup(&cursor) {
+            Lookup::Here => Ok((Verdict::Resumed, Some(cursor))),
+            Lookup::Refuted if cursor.epoch != window.head().epoch => reset(ResetReason::CursorUnknown),
+            Lookup::Refuted | Lookup::Newer => reset(ResetReason::HistoryRewritten),
+            Lookup::Older => match self.broker.locate(&cursor).await.map_err(away)? {
+                Located::Found => Ok((Verdict::Resumed, Some(cursor))),
+                Located::Gone | Located::Ahead => reset(ResetReason::CursorExpired),
+            },
+        }
+    }
+}
+
+fn away(error: crate::broker::BrokerError) -> ApiError {
+    tracing::warn!(%error, "the log can't be asked about a cursor");
+    ApiError::unavailable("broker")
+}
+
+/// Presence channels arrive with the presence module; until then their names are not served.
+fn is_served(channel: &Channel) -> bool {
+    channel.kind() != Kind::Presence
+}
+
+fn is_job(wish: &Requested) -> bool {
+    matches!(wish, Requested::Channel { channel, .. } if channel.kind() == Kind::Jobs)
+}
+
+fn refusal(channel: &str, code: Code) -> Denied {
+    Denied { channel: channel.to_owned(), code }
+}
+
+/// Hard to guess, because it names a stream in requests.
+fn random() -> Result<u64, ApiError> {
+    getrandom::u64().map_err(|error| {
+        tracing::error!(%error, "no random numbers");
+        ApiError::internal()
+    })
+}
+
+impl Session {
+    /// What a dry run answers.
+    #[must_use]
+    pub fn answer(&self) -> Answer<'_> {
+        Answer {
+            channels: self
+                .grants
+                .iter()
+                .map(|(grant, requested)| AnswerChannel {
+                    channel: grant.channel().as_str(),
+                    requested: *requested,
+                    verdict: self.verdict.as_str(),
+                })
+                .collect(),
+            denied: self.denied.iter().map(|d| AnswerDenied { channel: &d.channel, code: d.code }).collect(),
+        }
+    }
+
+    /// The data of `connected`.
+    pub(super) fn connected(&self) -> String {
+        let connected = Connected {
+            connection_id: format!("{:016x}", self.id.0),
+            user_id: self.principal.user.id.as_str(),
+            session: self.session.as_deref(),
+            answer: self.answer(),
+            heartbeat_ms: self.sessions.heartbeat_ms,
+            timestamp: clock::rfc3339(clock::now_us()),
+        };
+        serde_json::to_string(&connected).unwrap_or_default()
+    }
+
+    pub(super) fn channels(&self) -> Vec<Channel> {
+        self.grants.iter().map(|(grant, _)| grant.channel().clone()).collect()
+    }
+
+    /// `until=done` with a cursor at or after the latest state of every job, all of them terminal.
+    async fn knows_the_end(&self) -> Result<bool, ApiError> {
+        let Some(cursor) = self.resume.filter(|_| self.until_done && self.denied.is_empty()) else { return Ok(false) };
+        let states = self.sessions.states(&self.channels(), self.sessions.hub.window().head().at).await?;
+        let ended =
+            |channel: &Channel| states.get(channel).is_some_and(|state| state.terminal && state.version <= cursor.at);
+        Ok(self.channels().iter().all(ended))
+    }
+}

@@ -1,0 +1,143 @@
+//! Every metric that Tidings has. Labels come from closed sets of our own words, never from input.
+
+use prometheus::Encoder as _;
+use prometheus::Histogram;
+use prometheus::HistogramOpts;
+use prometheus::HistogramVec;
+use prometheus::IntCounterVec;
+use prometheus::IntGauge;
+use prometheus::IntGaugeVec;
+use prometheus::Opts;
+use prometheus::Registry;
+use prometheus::TextEncoder;
+
+/// The metrics of one app. `docs/operations.md` says what each answers.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the help text of each metric is its documentation")]
+pub struct Metrics {
+    registry: Registry,
+    pub connections: IntCounterVec,
+    pub active_connections: IntGaugeVec,
+    pub ended: IntCounterVec,
+    pub subscriptions: IntGauge,
+    pub job_updates: IntCounterVec,
+    pub messages_sent: IntCounterVec,
+    pub message_latency: HistogramVec,
+    pub rejected: IntCounterVec,
+    pub conflated: IntCounterVec,
+    pub resumes: IntCounterVec,
+    pub broker_up: IntGauge,
+    pub broker_restarts: IntCounterVec,
+    pub ingest_lag: Histogram,
+    pub raw_held: IntGauge,
+    pub appends: IntCounterVec,
+    pub window_entries: IntGauge,
+    pub window_bytes: IntGauge,
+    pub writeback: IntCounterVec,
+    pub store_queries: IntCounterVec,
+    pub grants_cached: IntCounterVec,
+    pub http_requests: IntCounterVec,
+}
+
+const LATENCY_BUCKETS: [f64; 14] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+
+/// Registers what was made just now; a name that is taken twice is a mistake in this file.
+struct Maker(Registry);
+
+impl Maker {
+    fn add<C: prometheus::core::Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
+        let collector = made.expect("metric options are constants of this file");
+        self.0.register(Box::new(collector.clone())).expect("metric names of this file are unique");
+        collector
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.add(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.add(IntGauge::new(name, help))
+    }
+
+    fn latencies(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
+        self.add(HistogramVec::new(HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS.to_vec()), labels))
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// A fresh set in a registry of its own: two apps of one process don't share any.
+    #[must_use]
+    pub fn new() -> Self {
+        let make = Maker(Registry::new());
+        let process = prometheus::process_collector::ProcessCollector::for_self();
+        make.0.register(Box::new(process)).expect("a fresh registry has no process metrics");
+        let lag = HistogramOpts::new("realtime_ingest_lag_seconds", "From hearing an update to having it in the log")
+            .buckets(LATENCY_BUCKETS.to_vec());
+        Self {
+            connections: make.counters(
+                "realtime_connections_total",
+                "Connections by outcome",
+                &["transport", "status"],
+            ),
+            active_connections: make
+                .add(IntGaugeVec::new(Opts::new("realtime_active_connections", "Open connections"), &["transport"])),
+            ended: make.counters("realtime_ended_total", "Streams that ended, by reason", &["reason"]),
+            subscriptions: make.gauge("realtime_subscriptions", "Subscriptions of open streams"),
+            job_updates: make.counters("realtime_job_updates_total", "Applied job updates", &["status"]),
+            messages_sent: make.counters(
+                "realtime_messages_sent_total",
+                "Events handed to streams",
+                &["channel", "event"],
+            ),
+            message_latency: make.latencies(
+                "realtime_message_latency_seconds",
+                "From acceptance to write",
+                &["channel"],
+            ),
+            rejected: make.counters(
+                "realtime_rejected_total",
+                "Input that was dropped, by reason",
+                &["source", "reason"],
+            ),
+            conflated: make.counters("realtime_conflated_total", "Events replaced by a newer one", &["channel"]),
+            resumes: make.counters("realtime_resumes_total", "Verdicts on cursors", &["verdict"]),
+            broker_up: make.gauge("realtime_broker_up", "Whether the last probe came back"),
+            broker_restarts: make.counters("realtime_broker_restarts_total", "Connections made anew", &["part"]),
+            ingest_lag: make.add(Histogram::with_opts(lag)),
+            raw_held: make.gauge("realtime_raw_held", "Raw updates heard and not yet seen judged"),
+            appends: make.counters("realtime_appends_total", "Appends by outcome", &["source", "outcome"]),
+            window_entries: make.gauge("realtime_window_entries", "Log entries in memory"),
+            window_bytes: make.gauge("realtime_window_bytes", "Bytes of the log in memory"),
+            writeback: make.counters("realtime_writeback_total", "Job states written back, by outcome", &["outcome"]),
+            store_queries: make.counters("realtime_store_queries_total", "Database queries", &["query", "outcome"]),
+            grants_cached: make.counters("realtime_grants_total", "Permission answers by where from", &["from"]),
+            http_requests: make.counters(
+                "realtime_http_requests_total",
+                "Requests by route and status class",
+                &["route", "status"],
+            ),
+            registry: make.0,
+        }
+    }
+
+    /// Everything in the Prometheus text format.
+    #[must_use]
+    pub fn render(&self) -> Vec<u8> {
+        let mut text = Vec::with_capacity(16 * 1024);
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "metrics can't be encoded");
+        }
+        text
+    }
+
+    /// Counts one dropped input. `source` and `reason` are words of ours.
+    pub fn reject(&self, source: &str, reason: &str) {
+        self.rejected.with_label_values(&[source, reason]).inc();
+    }
+}

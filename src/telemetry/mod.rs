@@ -1,0 +1,7 @@
+//! Logs, and every metric as a field of one struct.
+
+mod logs;
+mod metrics;
+
+pub use logs::init as init_logs;
+pub use metrics::Metrics;

@@ -1,0 +1,5 @@
+//! Frames to bytes, one wire format each, and nothing else.
+//!
+//! This module must not know the broker or the store.
+
+pub mod sse;

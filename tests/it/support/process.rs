@@ -1,0 +1,182 @@
+//! The real binary, started as an operator would.
+
+use std::io::BufRead as _;
+use std::net::SocketAddr;
+use std::process::Command;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use crate::support::child::Guarded;
+use crate::support::child::TempDir;
+use crate::support::eventually;
+use crate::support::http;
+use crate::support::tokens;
+
+/// How long a start may take, on a machine that is busy with other tests.
+const START_MAX: Duration = Duration::from_secs(30);
+/// Lines that are kept.
+const LINES_MAX: usize = 100_000;
+
+/// A running `tidings serve`. Dropping it kills it.
+#[derive(Debug)]
+pub struct Server {
+    process: Guarded,
+    lines: Arc<Mutex<Vec<String>>>,
+    _directory: TempDir,
+}
+
+impl Server {
+    /// Starts it with these settings over those of the tests (any free port, SQLite in a directory of its own, no Redis),
+    /// and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it doesn't get ready, with its logs.
+    pub async fn spawn(env: &[(&str, &str)]) -> Self {
+        let mut this = Self::launch(&["serve"], env);
+        this.ready().await;
+        this
+    }
+
+    /// Starts the binary with any arguments and doesn't wait, for starts that are to fail or to take long.
+    pub fn launch(args: &[&str], env: &[(&str, &str)]) -> Self {
+        let directory = TempDir::new("serve");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
+        // Run where no setting file lies about.
+        command.args(args).current_dir(directory.path());
+        inherited().for_each(|name| drop(command.env_remove(name)));
+        let defaults = [
+            ("BIND", "127.0.0.1"),
+            ("REALTIME_PORT", "0"),
+            ("METRICS_PORT", "0"),
+            ("JWT_SECRET", tokens::SECRET),
+            ("LOG_FORMAT", "json"),
+            ("RUST_BACKTRACE", "1"),
+        ];
+        command.env("DATA_DIR", directory.path()).envs(defaults).envs(env.iter().copied());
+        let (process, stderr) = Guarded::spawn_heard(&command, &directory);
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let written = Arc::clone(&lines);
+        // Ends by itself with the process, whose standard error closes then.
+        std::thread::spawn(move || {
+            for line in std::io::BufReader::new(stderr).lines().map_while(Result::ok) {
+                let mut lines = written.lock();
+                if lines.len() < LINES_MAX {
+                    lines.push(line);
+                }
+            }
+        });
+        Self { process, lines, _directory: directory }
+    }
+
+    /// Waits until it answers that it can accept, read and append.
+    ///
+    /// # Panics
+    /// When it ends before that or takes too long, with its logs.
+    pub async fn ready(&mut self) {
+        let lines = Arc::clone(&self.lines);
+        let ready = async {
+            eventually("tidings is ready", START_MAX, async || {
+                if let Some(status) = self.process.try_wait() {
+                    panic!("tidings ended with {status}:\n{}", lines.lock().join("\n"));
+                }
+                let addr = self.announced("realtime.addr")?;
+                let answer = http::try_raw(addr, b"GET /health/ready HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n");
+                answer.await.ok().filter(|answer| answer.status == 200)
+            })
+            .await
+        };
+        if tokio::time::timeout(START_MAX - Duration::from_secs(1), ready).await.is_err() {
+            panic!("tidings is not ready within {START_MAX:?}:\n{}", lines.lock().join("\n"));
+        }
+    }
+
+    /// Where it serves.
+    ///
+    /// # Panics
+    /// When it hasn't said yet.
+    pub fn addr(&self) -> SocketAddr {
+        self.announced("realtime.addr").unwrap_or_else(|| panic!("no address in its logs:\n{}", self.logs().join("\n")))
+    }
+
+    /// Where its metrics are.
+    ///
+    /// # Panics
+    /// When it hasn't said yet.
+    pub fn metrics_addr(&self) -> SocketAddr {
+        self.announced("metrics.addr").unwrap_or_else(|| panic!("no metrics in its logs:\n{}", self.logs().join("\n")))
+    }
+
+    /// All metrics as text.
+    pub async fn metrics_text(&self) -> String {
+        http::request(self.metrics_addr(), "GET", "/metrics", &[], b"").await.text()
+    }
+
+    /// The value of one metric, written as in the text: `realtime_broker_up` or `realtime_resumes_total{verdict="live"}`.
+    pub async fn metric(&self, name: &str) -> Option<f64> {
+        let text = self.metrics_text().await;
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+    }
+
+    /// Every line of its log so far.
+    pub fn logs(&self) -> Vec<String> {
+        self.lines.lock().clone()
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// SIGTERM, and doesn't wait.
+    pub fn terminate(&mut self) {
+        self.process.signal("TERM");
+    }
+
+    /// SIGSTOP.
+    pub fn freeze(&mut self) {
+        self.process.signal("STOP");
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&mut self) {
+        self.process.signal("CONT");
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// When it still runs after `deadline`, with its logs.
+    pub async fn wait_exit(&mut self, deadline: Duration) -> ExitStatus {
+        let lines = Arc::clone(&self.lines);
+        match tokio::time::timeout(deadline, self.process.wait(deadline * 2)).await {
+            Ok(status) => status,
+            Err(_) => panic!("tidings still runs after {deadline:?}:\n{}", lines.lock().join("\n")),
+        }
+    }
+
+    fn announced(&self, field: &str) -> Option<SocketAddr> {
+        let lines = self.lines.lock();
+        lines.iter().find_map(|line| {
+            let line: Value = serde_json::from_str(line).ok()?;
+            let listening = line["message"] == "listening" || line["fields"]["message"] == "listening";
+            let value = line.get(field).or_else(|| line["fields"].get(field))?;
+            listening.then(|| value.as_str()?.parse().ok()).flatten()
+        })
+    }
+}
+
+/// Names of settings that the shell of whoever runs the tests may have set.
+#[expect(clippy::disallowed_methods, reason = "they must not reach the process, so they must be known")]
+fn inherited() -> impl Iterator<Item = String> {
+    let keep = ["PATH", "HOME", "TMPDIR", "LANG", "LLVM_PROFILE_FILE", "LD_LIBRARY_PATH"];
+    std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(move |name| !keep.contains(&name.as_str()))
+}
