@@ -1,1 +1,68 @@
-fn main() {}
+//! Load: what do many readers see, and what does that cost? `load/README.md` has the questions.
+//!
+//! Must not import the crate under test: it is a worker and a browser, and knows only the protocol.
+
+#![expect(clippy::indexing_slicing, reason = "a JSON value answers null for what it doesn't have")]
+
+mod options;
+mod processes;
+mod publisher;
+mod reader;
+mod report;
+mod scenario;
+mod stack;
+mod stream;
+
+/// The tools of the tests that don't know the crate either.
+#[expect(dead_code, clippy::panic, reason = "only some of them are needed here, and they were made to fail tests")]
+#[path = "../tests/it/support"]
+mod support {
+    pub(crate) mod child;
+    pub(crate) mod eventually;
+    pub(crate) mod http;
+    pub(crate) mod redis;
+    pub(crate) mod tokens;
+    pub(crate) mod wire;
+
+    pub(crate) use eventually::eventually;
+}
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::options::Command;
+use crate::options::Options;
+
+/// What can go wrong here is told to a person.
+type Failure = Box<dyn std::error::Error>;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match run(Options::parse().command).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(failure) => {
+            eprintln!("load: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `Ok(false)`: it ran, and what it saw is not good.
+async fn run(command: Command) -> Result<bool, Failure> {
+    match command {
+        Command::Latency(scenario) => scenario::latency(&scenario).await,
+        Command::Broadcast(scenario) => scenario::broadcast(&scenario).await,
+        Command::All { short, scenario } => scenario::all(scenario, short).await,
+        Command::Publisher(role) => publisher::run(&role).await.map(|()| true),
+        Command::Reader(role) => reader::run(&role).await.map(|()| true),
+    }
+}
+
+/// Microseconds since 1970, on the clock that all processes of this machine share.
+#[expect(clippy::disallowed_methods, reason = "the time inside the payload is read by another process")]
+fn now_us() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}

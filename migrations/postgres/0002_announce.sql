@@ -148,7 +148,7 @@ BEGIN
     FOR ours IN
         SELECT c.oid::regclass AS source, c.relname::text AS name
         FROM pg_class AS c
-        WHERE c.relnamespace = current_schema()::regnamespace AND obj_description(c.oid, 'pg_class') = 'made by tidings'
+        WHERE c.relnamespace = quote_ident(current_schema())::regnamespace AND obj_description(c.oid, 'pg_class') = 'made by tidings'
     LOOP
         CASE ours.name
             WHEN 'users' THEN PERFORM watch(ours.source, 'users', '{id}', '{disabled_at}');

@@ -214,7 +214,7 @@ impl Authorizer {
         let owners = self.store.job_owners(&ids).await;
         let role =
             |id: &Id, owners: &HashMap<Id, Id>| owners.get(id).filter(|owner| *owner == user).map(|_| Role::Owner);
-        self.learn(user, ids, asked, Resource::Job, owners.as_ref().map(|owners| |id: &Id| role(id, owners)))
+        self.learn(user, ids, asked, Resource::Job, &owners.as_ref().map(|owners| |id: &Id| role(id, owners)))
     }
 
     async fn ask_documents(&self, user: &Id, ids: Vec<Id>) -> Vec<(Resource, Answer)> {
@@ -225,7 +225,7 @@ impl Authorizer {
         let pairs: Vec<(Id, Id)> = ids.iter().map(|id| (user.clone(), id.clone())).collect();
         let roles = self.store.document_roles(&pairs).await;
         let role = |id: &Id, roles: &HashMap<(Id, Id), Role>| roles.get(&(user.clone(), id.clone())).copied();
-        self.learn(user, ids, asked, Resource::Document, roles.as_ref().map(|roles| |id: &Id| role(id, roles)))
+        self.learn(user, ids, asked, Resource::Document, &roles.as_ref().map(|roles| |id: &Id| role(id, roles)))
     }
 
     /// Remembers what the database said; when it said nothing, falls back on a yes that is not too old.
@@ -235,9 +235,9 @@ impl Authorizer {
         ids: Vec<Id>,
         asked: Instant,
         resource: fn(Id) -> Resource,
-        said: Result<impl Fn(&Id) -> Option<Role>, &StoreError>,
+        said: &Result<impl Fn(&Id) -> Option<Role>, &StoreError>,
     ) -> Vec<(Resource, Answer)> {
-        if let Err(error) = &said {
+        if let Err(error) = said {
             tracing::warn!(cause = %error, "permissions can't be asked");
         }
         let answer = |id: Id| {

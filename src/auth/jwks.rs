@@ -15,16 +15,27 @@ use crate::auth::keys::KeySet;
 
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 const BODY_BYTES_MAX: usize = 256 * 1024;
-/// From this age on a set is fetched again.
-const FRESH: Duration = Duration::from_secs(600);
-/// Up to this age a set serves while fetching fails.
-const USABLE: Duration = Duration::from_secs(24 * 3600);
-/// Between two fetches because of an unknown key name, or after a failure.
-const PAUSE: Duration = Duration::from_secs(10);
-/// The same while there are no keys at all.
-const PAUSE_EMPTY: Duration = Duration::from_secs(1);
-/// How often `maintain` looks.
-const MAINTENANCE: Duration = Duration::from_secs(300);
+/// How often the set is fetched, and how long it serves.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    /// From this age on it is fetched again.
+    pub fresh: Duration,
+    /// Up to this age it serves while fetching fails.
+    pub usable: Duration,
+    /// Between two fetches because of an unknown key name, or after a failure.
+    pub pause: Duration,
+    /// The same while there are no keys at all.
+    pub pause_empty: Duration,
+}
+
+impl Pace {
+    pub(super) const USUAL: Self = Self {
+        fresh: Duration::from_secs(600),
+        usable: Duration::from_secs(24 * 3600),
+        pause: Duration::from_secs(10),
+        pause_empty: Duration::from_secs(1),
+    };
+}
 
 #[derive(Debug)]
 struct Fetched {
@@ -42,6 +53,7 @@ struct Attempt {
 #[derive(Debug)]
 pub(super) struct Jwks {
     url: String,
+    pace: Pace,
     client: reqwest::Client,
     current: ArcSwapOption<Fetched>,
     /// Held by the one fetch that is under way.
@@ -63,11 +75,12 @@ enum FetchError {
 }
 
 impl Jwks {
-    pub(super) fn new(url: &str) -> Result<Self, AuthSetupError> {
+    pub(super) fn new(url: &str, pace: Pace) -> Result<Self, AuthSetupError> {
         let builder = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
         let client = builder.connect_timeout(FETCH_TIMEOUT).timeout(FETCH_TIMEOUT).build();
         let client = client.map_err(|source| AuthSetupError::Client { source })?;
-        Ok(Self { url: url.to_owned(), client, current: ArcSwapOption::empty(), last: tokio::sync::Mutex::default() })
+        let (current, last) = (ArcSwapOption::empty(), tokio::sync::Mutex::default());
+        Ok(Self { url: url.to_owned(), pace, client, current, last })
     }
 
     /// The key of that name, after fetching the set if it has to be.
@@ -80,7 +93,7 @@ impl Jwks {
         if let Some(key) = set.keys.find(kid) {
             return Ok(key);
         }
-        let attempt = self.refresh(Some(set.at), PAUSE).await;
+        let attempt = self.refresh(Some(set.at), self.pace.pause).await;
         let newer = self.usable().ok_or(AuthFailure::Unavailable)?;
         match newer.keys.find(kid) {
             Some(key) => Ok(key),
@@ -93,27 +106,27 @@ impl Jwks {
     pub(super) async fn maintain(&self) {
         loop {
             let seen = self.current.load_full().map(|set| set.at);
-            let attempt = self.refresh(seen, PAUSE_EMPTY).await;
+            let attempt = self.refresh(seen, self.pace.pause_empty).await;
             let failed = attempt.is_some_and(|attempt| attempt.failed);
-            tokio::time::sleep(if failed { PAUSE } else { MAINTENANCE }).await;
+            tokio::time::sleep(if failed { self.pace.pause } else { self.pace.fresh / 2 }).await;
         }
     }
 
     fn usable(&self) -> Option<Arc<Fetched>> {
-        self.current.load_full().filter(|set| set.at.elapsed() < USABLE)
+        self.current.load_full().filter(|set| set.at.elapsed() < self.pace.usable)
     }
 
     async fn set(&self) -> Result<Arc<Fetched>, AuthFailure> {
         let set = match self.usable() {
             None => {
-                self.refresh(None, PAUSE_EMPTY).await;
+                self.refresh(None, self.pace.pause_empty).await;
                 self.usable()
             }
-            Some(set) if set.at.elapsed() < FRESH => Some(set),
+            Some(set) if set.at.elapsed() < self.pace.fresh => Some(set),
             Some(set) => {
                 // One request fetches; the others go on with what there is.
                 if let Ok(last) = self.last.try_lock() {
-                    self.refresh_locked(last, Some(set.at), PAUSE).await;
+                    self.refresh_locked(last, Some(set.at), self.pace.pause).await;
                 }
                 self.usable()
             }
@@ -133,7 +146,8 @@ impl Jwks {
         seen: Option<Instant>,
         pause: Duration,
     ) -> Option<Attempt> {
-        let newer = self.current.load_full().map(|set| set.at).filter(|at| Some(*at) != seen && at.elapsed() < FRESH);
+        let newer =
+            self.current.load_full().map(|set| set.at).filter(|at| Some(*at) != seen && at.elapsed() < self.pace.fresh);
         let recently = last.is_some_and(|attempt| attempt.at.elapsed() < pause);
         if newer.is_some() || recently {
             return *last;

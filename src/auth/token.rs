@@ -13,6 +13,7 @@ use crate::auth::claims::Expected;
 use crate::auth::claims::Header;
 use crate::auth::claims::Scopes;
 use crate::auth::jwks::Jwks;
+use crate::auth::jwks::Pace;
 use crate::auth::keys::Key;
 use crate::config::Config;
 use crate::config::Secret;
@@ -61,6 +62,10 @@ impl TokenVerifier {
     /// # Errors
     /// The key file can't be used, with the reason.
     pub fn new(config: &Config) -> Result<Self, AuthSetupError> {
+        Self::with_pace(config, Pace::USUAL)
+    }
+
+    pub(super) fn with_pace(config: &Config, pace: Pace) -> Result<Self, AuthSetupError> {
         install_crypto();
         let mut keys = Vec::new();
         if !config.jwt_secret.expose().is_empty() {
@@ -69,7 +74,7 @@ impl TokenVerifier {
         if !config.jwt_key_file.is_empty() {
             keys.push(Key::file(&config.jwt_key_file)?);
         }
-        let jwks = if config.jwks_url.is_empty() { None } else { Some(Jwks::new(&config.jwks_url)?) };
+        let jwks = if config.jwks_url.is_empty() { None } else { Some(Jwks::new(&config.jwks_url, pace)?) };
         Ok(Self { keys, jwks, expected: Expected::new(config) })
     }
 

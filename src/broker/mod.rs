@@ -4,8 +4,6 @@
 
 mod memory;
 mod redis;
-#[cfg(test)]
-mod tests;
 mod types;
 
 use tokio::sync::mpsc;

@@ -207,7 +207,8 @@ impl Config {
         wrong(!(1..=1000).contains(&self.channels_max), "CHANNELS_MAX: 1 to 1000");
         wrong(self.grant_stale_max < self.grant_max_age, "GRANT_STALE_MAX_MS: not below GRANT_MAX_AGE_MS");
         wrong(self.job_updates_channel.is_empty(), "JOB_UPDATES_CHANNEL: must not be empty");
-        wrong(self.api_keys.iter().any(|k| k.expose().len() < 16), "API_KEYS: each at least 16 characters");
+        let weak_key = |key: &Secret| key.expose().len() < 16 || !key.expose().bytes().all(|b| b.is_ascii_graphic());
+        wrong(self.api_keys.iter().any(weak_key), "API_KEYS: each at least 16 characters, without spaces");
         let statuses = self.terminal_statuses.iter();
         wrong(statuses.clone().any(|s| !is_status(s)), "TERMINAL_STATUSES: each [a-z][a-z0-9_-]{0,31}");
         if !self.frontend_origin.is_empty() {

@@ -7,8 +7,6 @@ mod ingest;
 mod listener;
 mod observe;
 mod openapi;
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

@@ -1,1 +1,303 @@
+//! The queue of raw updates: several nodes against one judge, with deaths at any moment.
 
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tokio::time::Instant;
+
+use crate::event::Id;
+use crate::event::LogId;
+use crate::event::RawName;
+use crate::ingest::Members;
+use crate::ingest::Publication;
+use crate::ingest::raw::Fate;
+use crate::ingest::raw::HOLD;
+use crate::ingest::raw::Held;
+use crate::ingest::raw::RawQueue;
+use crate::jobs::JobUpdate;
+
+fn update(job: u8, n: usize) -> JobUpdate {
+    JobUpdate::parse(format!("{{\"jobId\":\"{job}\",\"status\":\"running\",\"data\":{{\"n\":{n}}}}}").as_bytes(), None)
+        .unwrap()
+}
+
+/// The append script's part: judges each name once, in order, and writes down what it judged.
+#[derive(Default)]
+struct Judge {
+    last: HashMap<Id, RawName>,
+    late: HashSet<(Id, RawName)>,
+    log: Vec<(Id, RawName, JobUpdate)>,
+}
+
+impl Judge {
+    fn end(&self) -> LogId {
+        LogId { ms: self.log.len() as u64, seq: 0 }
+    }
+
+    fn judge(&mut self, held: &Held) -> Fate {
+        let job = held.update.job.clone();
+        if held.late {
+            if !self.late.insert((job.clone(), held.name)) {
+                return Fate::Judged;
+            }
+        } else if self.last.get(&job).is_some_and(|last| held.name <= *last) {
+            return Fate::Behind(self.end());
+        } else {
+            self.last.insert(job.clone(), held.name);
+        }
+        self.log.push((job, held.name, held.update.clone()));
+        Fate::Judged
+    }
+}
+
+struct Node {
+    queue: RawQueue,
+    read: usize,
+    alive: bool,
+    under_way: Vec<Held>,
+}
+
+impl Node {
+    fn new(now: Instant, alone: bool) -> Self {
+        let mut queue = RawQueue::default();
+        queue.subscribed(alone, now);
+        Self { queue, read: 0, alive: true, under_way: Vec::new() }
+    }
+
+    fn read_on(&mut self, judge: &Judge) {
+        for (at, (job, name, _)) in judge.log.iter().enumerate().skip(self.read) {
+            self.queue.judged(job, *name);
+            self.queue.seen(LogId { ms: at as u64 + 1, seq: 0 });
+        }
+        self.read = judge.log.len();
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Publish(u8),
+    Mark,
+    /// A node takes what it may, and leaves it under way.
+    Take(usize),
+    /// A node's oldest append reaches the judge.
+    Append(usize),
+    /// It reached the judge, but the answer was lost.
+    AppendUnheard(usize),
+    Read(usize),
+    Kill(usize),
+    Wait(u64),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let node = 0usize..3;
+    proptest::collection::vec(
+        prop_oneof![
+            6 => (0u8..3).prop_map(Step::Publish),
+            1 => Just(Step::Mark),
+            5 => node.clone().prop_map(Step::Take),
+            5 => node.clone().prop_map(Step::Append),
+            1 => node.clone().prop_map(Step::AppendUnheard),
+            3 => node.clone().prop_map(Step::Read),
+            1 => (0usize..2).prop_map(Step::Kill),
+            2 => (1u64..400).prop_map(Step::Wait),
+        ],
+        1..150,
+    )
+}
+
+struct World {
+    nodes: Vec<Node>,
+    judge: Judge,
+    now: Instant,
+    mark: u64,
+    sent: Vec<(Id, usize)>,
+}
+
+impl World {
+    fn new() -> Self {
+        let now = Instant::now();
+        let nodes = (0..3).map(|_| Node::new(now, false)).collect();
+        let mut world = Self { nodes, judge: Judge::default(), now, mark: 100, sent: Vec::new() };
+        world.set_mark();
+        world
+    }
+
+    fn set_mark(&mut self) {
+        self.mark += 1;
+        self.nodes.iter_mut().for_each(|node| drop(node.queue.mark(self.mark, self.now)));
+    }
+
+    fn take(&mut self, at: usize) {
+        // Two nodes that both think that they own a job do no harm: here everybody thinks so.
+        let Some(node) = self.nodes.get_mut(at).filter(|node| node.alive) else { return };
+        for job in node.queue.waiting() {
+            if let Some(held) = node.queue.take(&job, true, self.now) {
+                node.under_way.push(held);
+            }
+        }
+    }
+
+    fn append(&mut self, at: usize, heard: bool) {
+        let node = &mut self.nodes[at];
+        if !node.alive || node.under_way.is_empty() {
+            return;
+        }
+        let held = node.under_way.remove(0);
+        let fate = self.judge.judge(&held);
+        node.queue.done(&held.update.job, held.name, if heard { fate } else { Fate::Failed });
+    }
+
+    fn step(&mut self, step: &Step) {
+        match step {
+            Step::Publish(job) => {
+                let n = self.sent.len();
+                let update = update(*job, n);
+                self.sent.push((update.job.clone(), n));
+                for node in self.nodes.iter_mut().filter(|node| node.alive) {
+                    assert!(node.queue.hear(update.clone(), 0, 1, self.now));
+                }
+            }
+            Step::Mark => self.set_mark(),
+            Step::Take(at) => self.take(*at),
+            Step::Append(at) => self.append(*at, true),
+            Step::AppendUnheard(at) => self.append(*at, false),
+            Step::Read(at) => self.nodes[*at].read_on(&self.judge),
+            Step::Kill(at) => self.nodes[*at].alive = false,
+            Step::Wait(ms) => self.now += Duration::from_millis(*ms),
+        }
+    }
+
+    /// Lets the survivors come to rest.
+    fn settle(&mut self) {
+        for _ in 0..1000 {
+            self.now += HOLD;
+            for at in 0..3 {
+                self.nodes[at].read_on(&self.judge);
+                self.take(at);
+                while self.nodes[at].alive && !self.nodes[at].under_way.is_empty() {
+                    self.append(at, true);
+                }
+            }
+            if self.nodes.iter().all(|node| !node.alive || node.queue.held() == 0) {
+                return;
+            }
+        }
+        panic!("the survivors still hold something");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    /// Every update that a survivor heard is judged exactly once and, per job, in the order of publication: also when the
+    /// others die between hearing, appending and being answered.
+    #[test]
+    fn every_update_is_judged_once_and_in_order(steps in steps()) {
+        let mut world = World::new();
+        steps.iter().for_each(|step| world.step(step));
+        world.settle();
+        let mut by_job: HashMap<Id, Vec<usize>> = HashMap::new();
+        for (job, _, update) in &world.judge.log {
+            let crate::jobs::Field::Set(data) = &update.data else { panic!("data") };
+            let n = serde_json::from_str::<serde_json::Value>(data).unwrap()["n"].as_u64().unwrap() as usize;
+            by_job.entry(job.clone()).or_default().push(n);
+        }
+        let mut expected: HashMap<Id, Vec<usize>> = HashMap::new();
+        for (job, n) in &world.sent {
+            expected.entry(job.clone()).or_default().push(*n);
+        }
+        prop_assert_eq!(by_job, expected);
+    }
+}
+
+#[test]
+fn a_node_that_was_passed_over_appends_late_and_once() {
+    let now = Instant::now();
+    let (mut slow, mut fast) = (Node::new(now, false), Node::new(now, false));
+    let mut judge = Judge::default();
+    for node in [&mut slow, &mut fast] {
+        node.queue.mark(7, now);
+    }
+    assert!(slow.queue.hear(update(1, 0), 0, 1, now));
+    // The fast node never heard the first: it was not subscribed yet. Its second has the next number.
+    fast.queue.skip();
+    for node in [&mut slow, &mut fast] {
+        assert!(node.queue.hear(update(1, 1), 0, 1, now));
+    }
+    let job = Id::parse("1").unwrap();
+    let later = now + HOLD;
+    let held = fast.queue.take(&job, true, later).expect("its turn");
+    assert_eq!(judge.judge(&held), Fate::Judged);
+    let held = slow.queue.take(&job, true, later).expect("its turn");
+    let fate = judge.judge(&held);
+    assert_eq!(fate, Fate::Behind(judge.end()));
+    slow.queue.done(&job, held.name, fate);
+    assert_eq!(slow.queue.take(&job, true, later), None, "not before the log was read that far");
+    slow.read_on(&judge);
+    let held = slow.queue.take(&job, true, later).expect("passed over");
+    assert!(held.late);
+    assert_eq!(judge.judge(&held), Fate::Judged);
+    assert_eq!(judge.log.len(), 2);
+}
+
+#[test]
+fn what_was_heard_before_the_first_mark_counts_only_when_nobody_else_can_have_heard_it() {
+    let now = Instant::now();
+    for (alone, expected) in [(true, 1), (false, 0)] {
+        let mut node = Node::new(now, alone);
+        assert!(node.queue.hear(update(1, 0), 0, 1, now));
+        node.queue.mark(9, now);
+        assert_eq!(node.queue.held(), expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_node_loses_its_jobs_and_only_its_jobs() {
+    let jobs: Vec<Id> = (0..1000).map(|n| Id::parse(&format!("job{n}")).unwrap()).collect();
+    let (one, two) = (Members::new(1), Members::new(2));
+    for members in [&one, &two] {
+        [1, 2, 3].into_iter().for_each(|node| members.hear(node));
+    }
+    let before: Vec<bool> = jobs.iter().map(|job| one.owns(job)).collect();
+    let share = before.iter().filter(|owned| **owned).count();
+    assert!((200..470).contains(&share), "about a third: {share}");
+    assert!(jobs.iter().all(|job| !(one.owns(job) && two.owns(job))), "one owner");
+    tokio::time::advance(Duration::from_millis(1000)).await;
+    [1, 2].into_iter().for_each(|node| one.hear(node));
+    tokio::time::advance(Duration::from_millis(1000)).await;
+    assert_eq!(one.count(), 2);
+    assert!(jobs.iter().zip(&before).all(|(job, owned)| !owned || one.owns(job)), "nothing moves away");
+    assert!(jobs.iter().filter(|job| one.owns(job)).count() > share);
+}
+
+#[test]
+fn publications_are_checked() {
+    let parse = |text: &str| Publication::parse(text.as_bytes(), 1).map(|p| p.event.data.to_string());
+    assert_eq!(
+        parse("{\"channel\":\"docs.d1\",\"data\":{\"a\":\n1,\"channel\":\"user.eve\"}}"),
+        Ok("{\"channel\":\"docs.d1\",\"a\":1}".to_owned())
+    );
+    let cases = [
+        ("{\"channel\":\"jobs.1\",\"data\":{}}", "channel"),
+        ("{\"channel\":\"presence.1\",\"data\":{}}", "channel"),
+        ("{\"channel\":\"docs.*\",\"data\":{}}", "channel"),
+        ("{\"channel\":\"docs.d1\",\"event\":\"ready\",\"data\":{}}", "event"),
+        ("{\"channel\":\"docs.d1\",\"event\":\"a\\nb\",\"data\":{}}", "event"),
+        ("{\"channel\":\"docs.d1\",\"data\":[]}", "data"),
+        ("{\"channel\":\"docs.d1\"}", "body"),
+        ("{\"channel\":\"docs.d1\",\"data\":{},\"idempotencyKey\":\"\"}", "idempotencyKey"),
+        ("[]", "body"),
+    ];
+    for (text, field) in cases {
+        assert_eq!(parse(text), Err(field), "{text}");
+    }
+    let keyed = |text: &str, by: &str| Publication::parse(text.as_bytes(), 1).unwrap().once(by);
+    let (one, two) = (
+        "{\"channel\":\"docs.a\",\"data\":{},\"idempotencyKey\":\"k\"}",
+        "{\"channel\":\"docs.b\",\"data\":{},\"idempotencyKey\":\"k\"}",
+    );
+    assert_eq!(keyed(one, "u"), keyed(one, "u"));
+    assert_ne!(keyed(one, "u"), keyed(one, "v"), "keys of two publishers never meet");
+    assert_ne!(keyed(one, "u"), keyed(two, "u"));
+}

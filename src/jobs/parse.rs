@@ -225,15 +225,15 @@ fn depth(bytes: &[u8]) -> usize {
 }
 
 fn envelope(text: &str) -> Result<Wire<'_>, Reject> {
-    serde_json::from_str(text).map_err(|error| {
-        if error.classify() != serde_json::error::Category::Data {
-            Reject::NotJson
-        } else if text.trim_start().starts_with('{') {
-            Reject::DuplicateKey
-        } else {
-            Reject::NotObject
-        }
-    })
+    let parsed = serde_json::from_str(text);
+    // A derived struct also reads an array, by position.
+    let object = text.trim_start().starts_with('{');
+    parsed.as_ref().map(drop).map_err(|error| match error.classify() {
+        serde_json::error::Category::Data if object => Reject::DuplicateKey,
+        serde_json::error::Category::Data => Reject::NotObject,
+        _ => Reject::NotJson,
+    })?;
+    if object { parsed.map_err(|_| Reject::NotJson) } else { Err(Reject::NotObject) }
 }
 
 fn given(raw: Option<&RawValue>) -> Option<&RawValue> {

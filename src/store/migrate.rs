@@ -61,7 +61,7 @@ async fn prepare(connection: &mut PgConnection, schema: &str) -> Result<(), sqlx
 }
 
 async fn foreign(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
-    let sql = "SELECT c.relname::text FROM pg_class AS c WHERE c.relnamespace = current_schema()::regnamespace \
+    let sql = "SELECT c.relname::text FROM pg_class AS c WHERE c.relnamespace = quote_ident(current_schema())::regnamespace \
                AND c.relname = ANY (ARRAY['users', 'jobs', 'documents', 'document_permissions']) \
                AND obj_description(c.oid, 'pg_class') IS DISTINCT FROM 'made by tidings' ORDER BY 1";
     sqlx::query_scalar(sql).fetch_all(connection).await
@@ -83,7 +83,7 @@ pub(super) async fn run_sqlite(connection: &mut SqliteConnection) -> Result<Vec<
     Ok(applied)
 }
 
-async fn run<'c, C>(migrator: &Migrator, connection: &'c mut C) -> Result<Vec<String>, MigrateError>
+async fn run<C>(migrator: &Migrator, connection: &mut C) -> Result<Vec<String>, MigrateError>
 where
     C: Migrate,
 {

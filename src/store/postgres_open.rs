@@ -136,11 +136,11 @@ async fn may_write(connection: &mut PgConnection, sql: &Statements) -> bool {
     match tokio::time::timeout(CONNECT_TIMEOUT, collect(connection, question)).await {
         Ok(Ok(_)) => true,
         Ok(Err(error)) => {
-            tracing::warn!(cause = %one_line(&error), "job states can't be written back; DATABASE keeps what the application writes");
+            tracing::warn!(cause = %one_line(&error), "job states are not written back: the database refuses it");
             false
         }
         Err(_) => {
-            tracing::warn!("job states can't be written back: the database didn't answer in time");
+            tracing::warn!("job states are not written back: the database did not answer in time");
             false
         }
     }

@@ -3,3 +3,5 @@
 //! This module must not know the broker or the store.
 
 pub mod sse;
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,19 @@
+//! The integration tests: one binary, whose module list is its index.
+#![expect(clippy::unwrap_used, reason = "a failed test should panic where it fails")]
+#![allow(clippy::allow_attributes, reason = "tools and scenarios are compiled together")]
+#![allow(
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_wrap,
+    reason = "tests measure real time and fail loudly"
+)]
 
+mod contract;
+mod sse;
+mod support;
+mod support_tests;
+mod tidy;

@@ -41,7 +41,7 @@ exec "$@" </dev/null 3<&-
 #[derive(Debug)]
 pub struct Guarded {
     child: Child,
-    lifeline: ChildStdin,
+    lifeline: Option<ChildStdin>,
     status: Option<ExitStatus>,
 }
 
@@ -63,6 +63,11 @@ impl Guarded {
         (this, stderr)
     }
 
+    /// Lets the child see what it would see if this process were killed.
+    pub fn cut_lifeline(&mut self) {
+        self.lifeline = None;
+    }
+
     fn start(command: &Command, directory: Option<&Path>, stderr: Stdio) -> Self {
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", WATCHED, "sh"]).arg(directory.unwrap_or(Path::new("")));
@@ -79,7 +84,7 @@ impl Guarded {
         // A group of its own: Ctrl-C in a terminal ends the tests, and the lifeline ends the rest.
         shell.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(stderr);
         let mut child = shell.spawn().expect("every system has /bin/sh");
-        let lifeline = child.stdin.take().expect("asked for a pipe above");
+        let lifeline = child.stdin.take();
         Self { child, lifeline, status: None }
     }
 
@@ -128,7 +133,9 @@ impl Drop for Guarded {
     fn drop(&mut self) {
         self.kill();
         // The process id may be another's by the time that the watcher would use it.
-        self.lifeline.write_all(b"done\n").ok();
+        if let Some(lifeline) = &mut self.lifeline {
+            lifeline.write_all(b"done\n").ok();
+        }
     }
 }
 

@@ -208,7 +208,10 @@ impl Checked {
 impl fmt::Display for Checked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { delivered, lost, repeated, out_of_order, resets, details } = self;
-        write!(f, "{delivered} delivered, {lost} lost, {repeated} repeated, {out_of_order} out of order, {resets} resets")?;
+        write!(
+            f,
+            "{delivered} delivered, {lost} lost, {repeated} repeated, {out_of_order} out of order, {resets} resets"
+        )?;
         details.iter().try_for_each(|line| write!(f, "\n  {line}"))
     }
 }
@@ -290,7 +293,8 @@ impl Follow {
     }
 
     async fn connect(&mut self, number: usize) -> Result<SseClient, NotOpened> {
-        let address = if self.options.random { fastrand::usize(0..self.addrs.len()) } else { number % self.addrs.len() };
+        let address =
+            if self.options.random { fastrand::usize(0..self.addrs.len()) } else { number % self.addrs.len() };
         let connection = Connection { address, sent_id: self.last_event_id.clone(), ..Connection::default() };
         self.journal.lock().connections.push(connection);
         let mut headers: Vec<(&str, &str)> =
@@ -301,7 +305,8 @@ impl Follow {
 
     /// Reads until the stream ends, is silent for too long, or is dropped on purpose.
     async fn read(&mut self, number: usize, mut client: SseClient) -> Option<Stopped> {
-        let leave = self.options.drop_after_ms.clone().map(|ms| Instant::now() + Duration::from_millis(fastrand::u64(ms)));
+        let leave =
+            self.options.drop_after_ms.clone().map(|ms| Instant::now() + Duration::from_millis(fastrand::u64(ms)));
         let mut stopped = None;
         loop {
             let wait = leave.map_or(SILENCE_MAX, |leave| leave.saturating_duration_since(Instant::now()));

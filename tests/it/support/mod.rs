@@ -8,6 +8,7 @@
     reason = "a tool box: which tools are used varies with the tests that are compiled"
 )]
 
+pub mod app;
 pub mod child;
 pub mod eventually;
 pub mod follower;

@@ -118,7 +118,8 @@ impl Postgres {
             drop(warden.stdin.as_mut().map(|pipe| pipe.write_all(b"keep\n")));
             warden.wait().expect("the warden ends");
         }
-        panic!("Postgres doesn't start: {}", std::fs::read_to_string(self.directory.join("log")).unwrap_or_default());
+        let log = std::fs::read_to_string(self.directory.join("log")).unwrap_or_default();
+        assert!(self.warden.is_some(), "Postgres doesn't start: {log}");
     }
 
     /// Stops it as an administrator does: open connections are told and closed. The data stay.
@@ -145,7 +146,7 @@ impl Postgres {
         run(Command::new("kill").args([&format!("-{signal}"), &postmaster]));
         for child in children(&postmaster) {
             // A back end may end meanwhile.
-            let _ = Command::new("kill").args([&format!("-{signal}"), &child]).stderr(Stdio::null()).status();
+            drop(Command::new("kill").args([&format!("-{signal}"), &child]).stderr(Stdio::null()).status());
         }
     }
 }
@@ -155,7 +156,7 @@ impl Drop for Postgres {
         match self.warden.take() {
             Some(mut warden) => {
                 drop(warden.stdin.take());
-                let _ = warden.wait();
+                drop(warden.wait());
             }
             None => drop(std::fs::remove_dir_all(&self.directory)),
         }
@@ -237,11 +238,13 @@ fn program(name: &str) -> PathBuf {
     versions.sort();
     places.extend(versions.into_iter().rev().map(|(_, path)| path));
     let found = places.into_iter().map(|place| place.join(name)).find(|path| path.is_file());
-    found.unwrap_or_else(|| panic!("{name} is not installed: apt-get install -y postgresql util-linux"))
+    assert!(found.is_some(), "{name} is not installed: apt-get install -y postgresql util-linux");
+    found.unwrap_or_default()
 }
 
 fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}; apt-get install -y postgresql util-linux"));
+    let output =
+        command.output().unwrap_or_else(|e| panic!("{command:?}: {e}; apt-get install -y postgresql util-linux"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::support::child::Guarded;
 use crate::support::child::TempDir;
+use crate::support::child::free_port;
 use crate::support::eventually;
 use crate::support::http;
 use crate::support::tokens;
@@ -36,9 +37,16 @@ impl Server {
     /// # Panics
     /// When it doesn't get ready, with its logs.
     pub async fn spawn(env: &[(&str, &str)]) -> Self {
-        let mut this = Self::launch(&["serve"], env);
-        this.ready().await;
-        this
+        let mut tries = 0;
+        loop {
+            let mut this = Self::launch(&["serve"], env);
+            tries += 1;
+            match this.started().await {
+                Ok(()) => return this,
+                // Somebody took the port for the metrics in between.
+                Err(why) => assert!(tries < 3 && why.contains("METRICS_PORT"), "{why}"),
+            }
+        }
     }
 
     /// Starts the binary with any arguments and doesn't wait, for starts that are to fail or to take long.
@@ -47,11 +55,14 @@ impl Server {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
         // Run where no setting file lies about.
         command.args(args).current_dir(directory.path());
-        inherited().for_each(|name| drop(command.env_remove(name)));
+        for name in inherited() {
+            command.env_remove(name);
+        }
+        let metrics_port = free_port().to_string();
         let defaults = [
             ("BIND", "127.0.0.1"),
             ("REALTIME_PORT", "0"),
-            ("METRICS_PORT", "0"),
+            ("METRICS_PORT", metrics_port.as_str()), // 0 would turn them off
             ("JWT_SECRET", tokens::SECRET),
             ("LOG_FORMAT", "json"),
             ("RUST_BACKTRACE", "1"),
@@ -77,21 +88,24 @@ impl Server {
     /// # Panics
     /// When it ends before that or takes too long, with its logs.
     pub async fn ready(&mut self) {
-        let lines = Arc::clone(&self.lines);
-        let ready = async {
-            eventually("tidings is ready", START_MAX, async || {
-                if let Some(status) = self.process.try_wait() {
-                    panic!("tidings ended with {status}:\n{}", lines.lock().join("\n"));
-                }
-                let addr = self.announced("realtime.addr")?;
-                let answer = http::try_raw(addr, b"GET /health/ready HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n");
-                answer.await.ok().filter(|answer| answer.status == 200)
-            })
-            .await
+        self.started().await.unwrap_or_else(|why| panic!("{why}"));
+    }
+
+    async fn started(&mut self) -> Result<(), String> {
+        let ready = eventually("tidings is ready", START_MAX * 2, async || {
+            if let Some(status) = self.process.try_wait() {
+                return Some(Err(status));
+            }
+            let addr = self.announced("realtime.addr")?;
+            let answer = http::try_raw(addr, b"GET /health/ready HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n");
+            answer.await.ok().filter(|answer| answer.status == 200).map(|_| Ok(()))
+        });
+        let why = match tokio::time::timeout(START_MAX, ready).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(status)) => format!("tidings ended with {status}"),
+            Err(_) => format!("tidings is not ready within {START_MAX:?}"),
         };
-        if tokio::time::timeout(START_MAX - Duration::from_secs(1), ready).await.is_err() {
-            panic!("tidings is not ready within {START_MAX:?}:\n{}", lines.lock().join("\n"));
-        }
+        Err(format!("{why}:\n{}", self.logs().join("\n")))
     }
 
     /// Where it serves.
@@ -175,8 +189,9 @@ impl Server {
 }
 
 /// Names of settings that the shell of whoever runs the tests may have set.
-#[expect(clippy::disallowed_methods, reason = "they must not reach the process, so they must be known")]
 fn inherited() -> impl Iterator<Item = String> {
     let keep = ["PATH", "HOME", "TMPDIR", "LANG", "LLVM_PROFILE_FILE", "LD_LIBRARY_PATH"];
-    std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(move |name| !keep.contains(&name.as_str()))
+    std::env::vars_os()
+        .filter_map(|(name, _)| name.into_string().ok())
+        .filter(move |name| !keep.contains(&name.as_str()))
 }

@@ -124,6 +124,11 @@ impl EventStream {
         })
     }
 
+    /// The last `retry:`.
+    pub fn retry_ms(&self) -> Option<u64> {
+        self.retry_ms
+    }
+
     /// A stream that goes on where another one was: with its last event id.
     pub fn resumed(last_event_id: Option<&str>) -> Self {
         let id = last_event_id.unwrap_or_default().to_owned();
@@ -169,11 +174,7 @@ pub struct SseClient {
 
 impl SseClient {
     /// Opens a stream. A `Last-Event-ID` among the headers is remembered as a browser would.
-    pub async fn connect(
-        addr: SocketAddr,
-        path_and_query: &str,
-        headers: &[(&str, &str)],
-    ) -> Result<Self, NotOpened> {
+    pub async fn connect(addr: SocketAddr, path_and_query: &str, headers: &[(&str, &str)]) -> Result<Self, NotOpened> {
         let opening = Self::open(addr, path_and_query, headers);
         tokio::time::timeout(ANSWER_MAX, opening).await.unwrap_or(Err(NotOpened::NoAnswer(NoAnswer::Timeout)))
     }

@@ -1,0 +1,6 @@
+//! The same scenarios over every implementation of a seam.
+
+mod broker;
+mod broker_twins;
+pub(crate) mod store;
+mod store_postgres;

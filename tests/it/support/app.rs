@@ -1,0 +1,208 @@
+//! Instances of the real app in this process, and the world that they share.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::Router;
+use serde_json::Value;
+use serde_json::json;
+use tidings::app::App;
+use tidings::app::Listeners;
+use tidings::config::Config;
+use tidings::config::Secret;
+use tidings::event::Id;
+use tidings::store::Role;
+use tidings::store::Store;
+use tidings::telemetry::Metrics;
+
+use crate::support::child::TempDir;
+use crate::support::eventually;
+use crate::support::http;
+use crate::support::postgres::Postgres;
+use crate::support::redis::RedisServer;
+use crate::support::sse::NotOpened;
+use crate::support::sse::SseClient;
+use crate::support::tokens;
+
+/// A back end's key in every world.
+pub const API_KEY: &str = "a-key-of-the-tests-long-enough";
+
+/// What instances share: a database, perhaps a Redis, and the settings.
+pub struct World {
+    /// Settings of instances that are started from now on.
+    pub config: Config,
+    /// The database, for putting things into it.
+    pub store: Store,
+    _directory: TempDir,
+}
+
+impl World {
+    /// One process without any server: in-process broker, SQLite.
+    pub async fn embedded() -> Self {
+        Self::over(settings()).await
+    }
+
+    /// Redis, shared by the tests under a prefix of this world's own, and SQLite.
+    pub async fn redis() -> Self {
+        let server = RedisServer::shared().await;
+        Self::on(&server).await
+    }
+
+    /// A given Redis, and SQLite.
+    pub async fn on(server: &RedisServer) -> Self {
+        let mut config = settings();
+        config.redis_url = Secret::new(server.url());
+        config.redis_prefix = format!("t{:016x}", fastrand::u64(..));
+        config.job_updates_channel = format!("{}-updates", config.redis_prefix);
+        Self::over(config).await
+    }
+
+    /// Redis and Postgres.
+    pub async fn full() -> Self {
+        let mut world = Self::redis().await;
+        world.config.database_url = Secret::new(Postgres::shared().await.database().await);
+        world.store = Store::open(&world.config, &Metrics::new()).await.unwrap();
+        world
+    }
+
+    /// These settings, with a data directory of its own.
+    pub async fn over(mut config: Config) -> Self {
+        tidings::auth::install_crypto();
+        let directory = TempDir::new("world");
+        config.data_dir = directory.path().to_owned();
+        let store = Store::open(&config, &Metrics::new()).await.unwrap();
+        Self { config, store, _directory: directory }
+    }
+
+    /// Puts users and their jobs there.
+    pub async fn people(&self, owners: &[(&str, &[&str])]) {
+        for (user, jobs) in owners {
+            self.store.put_user(&id(user), user).await.unwrap();
+            for job in *jobs {
+                self.store.put_job(&id(job), &id(user), "queued").await.unwrap();
+            }
+        }
+    }
+
+    /// Puts a document there, and who may do what with it.
+    pub async fn document(&self, document: &str, owner: &str, roles: &[(&str, Role)]) {
+        self.store.put_document(&id(document), &id(owner), document).await.unwrap();
+        for (user, role) in roles {
+            self.store.put_user(&id(user), user).await.unwrap();
+            self.store.put_role(&id(document), &id(user), *role).await.unwrap();
+        }
+    }
+
+    /// Starts an instance and waits until it is ready.
+    pub async fn start(&self) -> TestApp {
+        let listeners = Listeners::bind(&self.config).unwrap();
+        let app = App::start(self.config.clone(), listeners, Router::new()).await.unwrap();
+        let app = TestApp { addr: app.address, app };
+        app.until_ready().await;
+        app
+    }
+
+    /// The settings as variables, for instances that are processes of their own.
+    pub fn env(&self) -> Vec<(&'static str, String)> {
+        let config = &self.config;
+        vec![
+            ("REDIS_URL", config.redis_url.expose().to_owned()),
+            ("REDIS_PREFIX", config.redis_prefix.clone()),
+            ("JOB_UPDATES_CHANNEL", config.job_updates_channel.clone()),
+            ("DATABASE_URL", config.database_url.expose().to_owned()),
+            ("DATA_DIR", config.data_dir.display().to_string()),
+            ("JWT_SECRET", tokens::SECRET.to_owned()),
+            ("API_KEYS", API_KEY.to_owned()),
+            ("BIND", "127.0.0.1".to_owned()),
+            ("HEARTBEAT_INTERVAL", "1000".to_owned()),
+        ]
+    }
+}
+
+/// Settings that suit tests: any port, quick heartbeats, a key.
+pub fn settings() -> Config {
+    let mut config = Config::defaults();
+    config.bind = [127, 0, 0, 1].into();
+    config.realtime_port = 0;
+    config.metrics_port = 0;
+    config.jwt_secret = Secret::new(tokens::SECRET);
+    config.api_keys = vec![Secret::new(API_KEY)];
+    config.heartbeat_interval = Duration::from_millis(1000);
+    config.drain = Duration::from_millis(300);
+    config
+}
+
+pub fn id(text: &str) -> Id {
+    Id::parse(text).unwrap()
+}
+
+/// A running instance.
+pub struct TestApp {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Itself.
+    pub app: App,
+}
+
+impl TestApp {
+    async fn until_ready(&self) {
+        eventually("the instance is ready", Duration::from_secs(20), async || {
+            (http::get(self.addr, "/health/ready", "").await.status == 200).then_some(())
+        })
+        .await;
+    }
+
+    /// Opens a stream as a user.
+    pub async fn try_stream(&self, user: &str, query: &str, headers: &[(&str, &str)]) -> Result<SseClient, NotOpened> {
+        let token = format!("Bearer {}", tokens::for_user(user));
+        let mut all = vec![("Authorization", token.as_str())];
+        all.extend_from_slice(headers);
+        SseClient::connect(self.addr, &format!("/v1/events?{query}"), &all).await
+    }
+
+    /// Opens a stream of these channels as a user.
+    pub async fn stream(&self, user: &str, channels: &str) -> SseClient {
+        self.try_stream(user, &format!("channels={channels}"), &[]).await.unwrap()
+    }
+
+    /// The same, after a cursor.
+    pub async fn resume(&self, user: &str, channels: &str, cursor: &str) -> SseClient {
+        self.try_stream(user, &format!("channels={channels}"), &[("Last-Event-ID", cursor)]).await.unwrap()
+    }
+
+    /// Posts a job update as a back end and answers the receipt.
+    pub async fn update(&self, job: &str, update: Value) -> Value {
+        let path = format!("/v1/jobs/{job}/updates");
+        let answer = http::post(self.addr, &path, &format!("ApiKey {API_KEY}"), &update).await;
+        assert_eq!(answer.status, 202, "{}", answer.text());
+        answer.json()
+    }
+
+    /// Says how far a job is; `n` makes every update another one.
+    pub async fn progress(&self, job: &str, n: u64) -> Value {
+        self.update(job, json!({ "status": "running", "data": { "n": n } })).await
+    }
+
+    /// Publishes an event as a back end.
+    pub async fn publish(&self, body: Value) -> Value {
+        let answer = http::post(self.addr, "/v1/publish", &format!("ApiKey {API_KEY}"), &body).await;
+        assert_eq!(answer.status, 202, "{}", answer.text());
+        answer.json()
+    }
+
+    /// The value of a gauge or counter with exactly these labels.
+    pub fn metric(&self, line: &str) -> f64 {
+        let text = String::from_utf8(self.app.shared.metrics.render()).unwrap();
+        let found = text.lines().find_map(|l| l.strip_prefix(line)?.trim().parse().ok());
+        found.unwrap_or(0.0)
+    }
+
+    /// Nothing is left of any stream.
+    pub async fn until_empty(&self) {
+        eventually("no stream and no subscription is left", Duration::from_secs(10), async || {
+            let streams = self.metric("realtime_active_connections{transport=\"sse\"}");
+            (streams == 0.0 && self.metric("realtime_subscriptions") == 0.0).then_some(())
+        })
+        .await;
+    }
+}
