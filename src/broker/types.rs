@@ -124,6 +124,8 @@ pub enum RawMessage {
         number: u64,
         /// The node that set it.
         node: u64,
+        /// It has heard everything for long enough to own jobs.
+        owner: bool,
     },
     /// Bytes of a job update.
     Update(Vec<u8>),

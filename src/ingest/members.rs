@@ -26,11 +26,20 @@ impl Members {
         Self { me, heard: Arc::default() }
     }
 
-    /// A mark of a node was heard.
-    pub fn hear(&self, node: u64) {
+    /// A mark of a node was heard; `owner`: it has been subscribed for long enough to own jobs.
+    pub fn hear(&self, node: u64, owner: bool) {
         let mut heard = self.heard.lock();
-        heard.insert(node, Instant::now());
+        if owner {
+            heard.insert(node, Instant::now());
+        } else {
+            heard.remove(&node);
+        }
         heard.retain(|_, at| at.elapsed() < SILENT_AFTER * 8);
+    }
+
+    /// Nobody else is subscribed.
+    pub fn alone(&self) {
+        self.heard.lock().clear();
     }
 
     /// Whether this node owns the job: rendezvous hashing, so that a node's death moves only its own jobs.

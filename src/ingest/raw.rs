@@ -18,6 +18,9 @@ use crate::jobs::JobUpdate;
 
 /// How long another node may take to append what it owns.
 pub(super) const HOLD: Duration = Duration::from_millis(300);
+/// How long a new subscriber leaves everything to those who have heard more. They take over within one `HOLD`, so that by
+/// then every update that was sent before the subscription is judged.
+const FRESH: Duration = Duration::from_millis(600);
 /// Updates and bytes held at most; beyond them new ones are dropped and counted.
 pub(super) const HELD_MAX: usize = 200_000;
 pub(super) const HELD_BYTES_MAX: usize = 128 * 1024 * 1024;
@@ -77,7 +80,7 @@ impl RawQueue {
         self.mark = None;
         self.unnamed.clear();
         self.alone = alone;
-        self.owner_from = Some(if alone { now } else { now + HOLD });
+        self.owner_from = Some(if alone { now } else { now + FRESH });
     }
 
     /// A mark was heard: names start over. Answers the jobs of updates that got a name by it.
@@ -141,15 +144,16 @@ impl RawQueue {
 
     /// The next update of a job, if it is this node's turn; it is then under way until `done`.
     pub(super) fn take(&mut self, job: &Id, owned: bool, now: Instant) -> Option<Held> {
-        let may_own = self.owner_from.is_some_and(|from| from <= now);
+        let owner_from = self.owner_from?;
         let queue = self.jobs.get_mut(job).filter(|queue| !queue.under_way)?;
         let held = queue.items.front_mut()?;
         match held.behind {
             // Not struck off although the log was read that far: it was passed over and is judged now, late.
             Some(end) if end <= self.seen => (held.late, held.behind) = (true, None),
             Some(_) => return None,
-            None if owned && may_own => {}
-            None if now >= held.heard_at + HOLD => {}
+            None if owned && owner_from <= now => {}
+            None if held.heard_at < owner_from && now >= held.heard_at + FRESH + HOLD => {}
+            None if held.heard_at >= owner_from && now >= held.heard_at + HOLD => {}
             None => return None,
         }
         queue.under_way = true;
@@ -184,6 +188,11 @@ impl RawQueue {
     /// Jobs of which something is held.
     pub(super) fn waiting(&self) -> HashSet<Id> {
         self.jobs.iter().filter(|(_, queue)| !queue.under_way).map(|(job, _)| job.clone()).collect()
+    }
+
+    /// Whether this node has heard enough to own jobs.
+    pub(super) fn may_own(&self, now: Instant) -> bool {
+        self.owner_from.is_some_and(|from| from <= now)
     }
 
     /// Updates held.

@@ -53,6 +53,9 @@ pub async fn run(
     let mut look = tokio::time::interval(LOOK_EVERY);
     loop {
         let mut touched: Vec<Id> = Vec::new();
+        if let Some(broker) = ingest.broker.redis() {
+            broker.announce_owner(queue.may_own(Instant::now()));
+        }
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
@@ -89,10 +92,13 @@ fn hear(ingest: &Ingest, members: &Members, queue: &mut RawQueue, message: RawMe
     match message {
         RawMessage::Subscribed { alone } => {
             queue.subscribed(alone, now);
+            if alone {
+                members.alone();
+            }
             Vec::new()
         }
-        RawMessage::Mark { number, node } => {
-            members.hear(node);
+        RawMessage::Mark { number, node, owner } => {
+            members.hear(node, owner);
             queue.mark(number, now)
         }
         RawMessage::Update(bytes) => match JobUpdate::parse(&bytes, None) {

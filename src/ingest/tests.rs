@@ -172,7 +172,7 @@ impl World {
     /// Lets the survivors come to rest.
     fn settle(&mut self) {
         for _ in 0..1000 {
-            self.now += HOLD;
+            self.now += HOLD * 3;
             for at in 0..3 {
                 self.nodes[at].read_on(&self.judge);
                 self.take(at);
@@ -226,7 +226,7 @@ fn a_node_that_was_passed_over_appends_late_and_once() {
         assert!(node.queue.hear(update(1, 1), 0, 1, now));
     }
     let job = Id::parse("1").unwrap();
-    let later = now + HOLD;
+    let later = now + HOLD * 3;
     let held = fast.queue.take(&job, true, later).expect("its turn");
     assert_eq!(judge.judge(&held), Fate::Judged);
     let held = slow.queue.take(&job, true, later).expect("its turn");
@@ -257,14 +257,14 @@ async fn a_silent_node_loses_its_jobs_and_only_its_jobs() {
     let jobs: Vec<Id> = (0..1000).map(|n| Id::parse(&format!("job{n}")).unwrap()).collect();
     let (one, two) = (Members::new(1), Members::new(2));
     for members in [&one, &two] {
-        [1, 2, 3].into_iter().for_each(|node| members.hear(node));
+        [1, 2, 3].into_iter().for_each(|node| members.hear(node, true));
     }
     let before: Vec<bool> = jobs.iter().map(|job| one.owns(job)).collect();
     let share = before.iter().filter(|owned| **owned).count();
     assert!((200..470).contains(&share), "about a third: {share}");
     assert!(jobs.iter().all(|job| !(one.owns(job) && two.owns(job))), "one owner");
     tokio::time::advance(Duration::from_millis(1000)).await;
-    [1, 2].into_iter().for_each(|node| one.hear(node));
+    [1, 2].into_iter().for_each(|node| one.hear(node, true));
     tokio::time::advance(Duration::from_millis(1000)).await;
     assert_eq!(one.count(), 2);
     assert!(jobs.iter().zip(&before).all(|(job, owned)| !owned || one.owns(job)), "nothing moves away");

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use async_stream::stream;
 use futures_util::Stream;
+use tokio::time::Instant;
 
 use crate::clock;
 use crate::error::ApiError;
@@ -36,6 +37,8 @@ use crate::session::catchup::Current;
 const PAGE: usize = 128;
 /// How long the window is waited for when a state from elsewhere is newer than it.
 const STATE_AHEAD_WAIT: Duration = Duration::from_millis(2000);
+/// How long an open stream that lost continuity waits for a dependency before it ends.
+const OPEN_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What comes out of a stream.
 #[derive(Debug)]
@@ -78,6 +81,8 @@ struct Progress {
     at: LogId,
     generation: u64,
     epoch: Epoch,
+    /// Nothing of the log was sent yet: a fresh stream may still choose where it begins.
+    untouched: bool,
     /// Job channels of which the replay said something, and whether that was an end.
     said: HashMap<Channel, bool>,
 }
@@ -94,6 +99,8 @@ impl Session {
             let mut resume = leaving.session.resume;
             let connected = Frame::control("connected", leaving.session.connected(), None);
             yield Output::Frames(VecDeque::from([connected]));
+            // A new stream is better told at once that it can't be served; one that is open waits, or all would come back together.
+            let mut patience = Duration::ZERO;
             'anew: loop {
                 if let Verdict::Reset(reason) = verdict {
                     yield Output::Frames(VecDeque::from([reset(&channels, reason)]));
@@ -108,7 +115,7 @@ impl Session {
                             Err(error) => { yield Output::Problem(error); return; }
                         }
                     }
-                    match leaving.session.snapshots(&channels, &mut progress).await {
+                    match leaving.session.snapshots_patiently(&channels, &mut progress, patience).await {
                         Ok(Some(frames)) => if !frames.is_empty() { yield Output::Frames(frames) },
                         Ok(None) => continue,
                         Err(error) => { yield Output::Problem(error); return; }
@@ -122,6 +129,7 @@ impl Session {
                     }
                 };
                 tracing::trace!(cursor = %joined, "stream is live");
+                patience = OPEN_PATIENCE;
                 loop {
                     let drained = std::future::poll_fn(|cx| leaving.outbox.poll_drain(cx)).await;
                     match drained {
@@ -140,7 +148,7 @@ impl Session {
         let generation = window.generation();
         let head = window.head();
         let at = resume.map_or(head.at, |cursor| cursor.at);
-        Progress { at, generation, epoch: head.epoch, said: HashMap::new() }
+        Progress { at, generation, epoch: head.epoch, untouched: resume.is_none(), said: HashMap::new() }
     }
 
     /// The next part of the replay, from the window or, beyond it, from the log itself.
@@ -151,6 +159,11 @@ impl Session {
             return Ok(Page::Lost);
         }
         if progress.at >= head.at {
+            return Ok(Page::CaughtUp);
+        }
+        if progress.untouched {
+            // Whoever brings no cursor is owed the present, not what happened while the stream was opened.
+            progress.at = head.at;
             return Ok(Page::CaughtUp);
         }
         let entries = match window.page(channels, progress.at, head.at, PAGE) {
@@ -182,6 +195,25 @@ impl Session {
         Ok(Some(page.into_iter().filter(wanted).map(Arc::new).collect()))
     }
 
+    /// The same, tried again for a while when a dependency is away.
+    async fn snapshots_patiently(
+        &self,
+        channels: &[Channel],
+        progress: &mut Progress,
+        patience: Duration,
+    ) -> Result<Option<VecDeque<Frame>>, ApiError> {
+        let until = Instant::now() + patience;
+        loop {
+            match self.snapshots(channels, progress).await {
+                Err(error) if Instant::now() < until => {
+                    tracing::debug!(%error, "an open stream waits for a dependency");
+                    tokio::time::sleep(Duration::from_millis(fastrand::u64(100..500))).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
     /// Snapshots of the jobs of which the replay said nothing, all as of `progress.at`; `None`: a state is newer than that, replay on.
     async fn snapshots(
         &self,
@@ -195,6 +227,7 @@ impl Session {
         if newest > progress.at && self.sessions.hub.window().reached(newest, STATE_AHEAD_WAIT).await {
             return Ok(None);
         }
+        progress.untouched = false;
         let mut frames = VecDeque::new();
         for channel in silent {
             let Some(Current { event, terminal, .. }) = states.get(&channel) else { continue };

@@ -12,6 +12,7 @@
     reason = "tests measure real time and fail loudly"
 )]
 
+mod chaos;
 mod contract;
 mod sse;
 mod support;

@@ -162,9 +162,9 @@ pub(super) fn read_ephemeral(text: &str) -> Option<Event> {
     event(&channel, &name, &Some("e".to_owned()), &data, &accepted)
 }
 
-/// A mark: its number, its node, and the node's nonce.
-pub(super) fn read_mark(text: &str) -> Option<(u64, u64, u64)> {
+/// A mark: its number, its node, the node's nonce, and 1 if the node may own jobs.
+pub(super) fn read_mark(text: &str) -> Option<(u64, u64, u64, u64)> {
     let mut parts = text.split(' ').map(|part| part.parse::<u64>().ok());
-    let mark = (parts.next()??, parts.next()??, parts.next()??);
+    let mark = (parts.next()??, parts.next()??, parts.next()??, parts.next()??);
     parts.next().is_none().then_some(mark)
 }

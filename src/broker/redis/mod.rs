@@ -12,6 +12,7 @@ mod raw;
 mod tail;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -83,6 +84,8 @@ struct Shared {
     last_trim_ms: AtomicU64,
     /// Milliseconds since `started` when the last own mark came back, plus one; 0: never.
     mark_heard: AtomicU64,
+    /// Said in this node's marks: it has heard everything for long enough to own jobs.
+    may_own: AtomicBool,
     /// The same for the last answer to the tail.
     tail_heard: AtomicU64,
 }
@@ -144,6 +147,7 @@ impl RedisBroker {
             epoch: AtomicU64::new(0),
             last_trim_ms: AtomicU64::new(0),
             mark_heard: AtomicU64::new(0),
+            may_own: AtomicBool::new(false),
             tail_heard: AtomicU64::new(0),
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -161,6 +165,11 @@ impl RedisBroker {
     #[must_use]
     pub fn node(&self) -> u64 {
         self.shared.node
+    }
+
+    /// From now on this node's marks say whether it may own jobs.
+    pub fn announce_owner(&self, may_own: bool) {
+        self.shared.may_own.store(may_own, Ordering::Release);
     }
 
     pub(super) fn epoch(&self) -> Epoch {

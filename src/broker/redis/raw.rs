@@ -174,9 +174,9 @@ fn message(shared: &Shared, push: PushInfo) -> Option<Heard> {
     if channel == settings.job_updates_channel.as_bytes() {
         Some(Heard::Raw(RawMessage::Update(payload), None))
     } else if channel == keys.marks_channel.as_bytes() {
-        let (number, node, nonce) = codec::read_mark(std::str::from_utf8(&payload).ok()?)?;
+        let (number, node, nonce, owner) = codec::read_mark(std::str::from_utf8(&payload).ok()?)?;
         let mine = (node == shared.node).then_some(nonce);
-        Some(Heard::Raw(RawMessage::Mark { number, node }, mine))
+        Some(Heard::Raw(RawMessage::Mark { number, node, owner: owner == 1 }, mine))
     } else {
         codec::read_ephemeral(std::str::from_utf8(&payload).ok()?).map(Heard::Ephemeral)
     }
@@ -190,6 +190,7 @@ async fn set_marks(shared: &Shared, nonce: u64) -> PushInfo {
         every.tick().await;
         let mut call = shared.scripts.probe.prepare_invoke();
         call.key(&shared.keys.marks).arg(&shared.keys.marks_channel).arg(shared.node).arg(nonce);
+        call.arg(u8::from(shared.may_own.load(Ordering::Acquire)));
         if let Err(error) = shared.link.invoke::<u64>(call).await {
             tracing::debug!(%error, "redis: mark not set");
         }

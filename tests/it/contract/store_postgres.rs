@@ -67,7 +67,8 @@ async fn questions_use_indexes() {
             (include_str!("../../../src/store/sql/jobs.sql"), 1),
             (include_str!("../../../src/store/sql/document_roles.sql"), 2),
         ];
-        for ((sql, lists), mode) in questions.iter().flat_map(|q| [(q, "force_custom_plan"), (q, "force_generic_plan")]) {
+        for ((sql, lists), mode) in questions.iter().flat_map(|q| [(q, "force_custom_plan"), (q, "force_generic_plan")])
+        {
             let plan = plan(&bench.config, mode, sql, &vec![hundred.clone(); *lists]).await;
             assert!(plan.contains("Index"), "{plan}");
             assert!(!plan.contains("Seq Scan"), "{plan}");

@@ -1,7 +1,8 @@
 //! Private Postgres servers for tests: on a free port, in a directory of their own, gone when the test process is gone.
 //!
 //! Each server is the child of a shell that waits for the end of its standard input. The test process holds the other
-//! end of that pipe, so however it ends (also by SIGKILL) the shell wakes up, stops the server and removes the directory.
+//! end of that pipe, so however it ends (also by SIGKILL) the shell wakes up and stops the server; another one, in the same
+//! way, removes the directory.
 //! Should the shell itself be killed, the kernel signals the server (`setpriv --pdeathsig`).
 
 use std::io::Read as _;
@@ -27,7 +28,7 @@ use tokio::sync::OnceCell;
 const START_DEADLINE: Duration = Duration::from_secs(30);
 const TEMPLATE: &str = "tidings_template";
 
-/// $1 the directory, then the command of the server. The word `keep` stops it in an orderly way and leaves the directory.
+/// $1 the directory, then the command of the server. The word `keep` stops it in an orderly way.
 const WARDEN: &str = r#"
 trap '' INT TERM HUP
 directory=$1; shift
@@ -37,7 +38,13 @@ read -r last
 if [ "$last" = keep ]; then kill -INT $server; else kill -QUIT $server; fi
 kill -CONT $server 2>/dev/null
 wait $server
-[ "$last" = keep ] || rm -rf "$directory"
+"#;
+
+/// Removes the directory $1, once nothing writes there any more. Apart from the warden: a stopped server has none.
+const JANITOR: &str = r#"
+trap '' INT TERM HUP
+read -r last
+until rm -rf "$1"; do sleep 1; done
 "#;
 
 /// A server with its data directory.
@@ -45,6 +52,7 @@ pub(crate) struct Postgres {
     directory: PathBuf,
     port: u16,
     warden: Option<Child>,
+    janitor: Child,
     names: AtomicU32,
 }
 
@@ -58,7 +66,8 @@ impl Postgres {
     /// A server of its own, for tests that stop it. Ends when dropped.
     pub(crate) async fn dedicated() -> Self {
         let directory = make_directory();
-        let mut server = Self { directory, port: 0, warden: None, names: AtomicU32::new(0) };
+        let janitor = shell(JANITOR, &directory).spawn().expect("there is a shell");
+        let mut server = Self { directory, port: 0, warden: None, janitor, names: AtomicU32::new(0) };
         server.start().await;
         server.execute("postgres", &format!("CREATE DATABASE {TEMPLATE}")).await;
         Store::migrate(&server.config(TEMPLATE)).await.expect("the migrations apply to an empty database");
@@ -153,14 +162,21 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        match self.warden.take() {
-            Some(mut warden) => {
-                drop(warden.stdin.take());
-                drop(warden.wait());
-            }
-            None => drop(std::fs::remove_dir_all(&self.directory)),
+        if let Some(mut warden) = self.warden.take() {
+            drop(warden.stdin.take());
+            drop(warden.wait());
         }
+        drop(self.janitor.stdin.take());
+        drop(self.janitor.wait());
     }
+}
+
+/// A script that is told the directory, and hears from us by its standard input.
+fn shell(script: &str, directory: &Path) -> Command {
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(script).arg("tidings-test").arg(directory);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
 }
 
 fn make_directory() -> PathBuf {
@@ -184,14 +200,12 @@ fn spawn(directory: &Path, port: u16) -> Child {
         "max_connections=200".to_owned(),
         "shared_buffers=32MB".to_owned(),
     ];
-    let mut command = Command::new("sh");
-    command.arg("-c").arg(WARDEN).arg("warden").arg(directory);
+    let mut command = shell(WARDEN, directory);
     command.arg("setpriv").args(["--pdeathsig", "QUIT"]).args(owner_args()).arg(program("postgres"));
     command.arg("-D").arg(directory.join("data"));
     for setting in settings {
         command.arg("-c").arg(setting);
     }
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().expect("there is a shell")
 }
 
@@ -243,8 +257,7 @@ fn program(name: &str) -> PathBuf {
 }
 
 fn run(command: &mut Command) {
-    let output =
-        command.output().unwrap_or_else(|e| panic!("{command:?}: {e}; apt-get install -y postgresql util-linux"));
+    let output = command.output().expect("setpriv and kill are installed: apt-get install -y util-linux procps");
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 

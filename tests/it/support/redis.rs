@@ -119,7 +119,8 @@ impl RedisServer {
         self.try_client().await.expect("a running redis-server takes connections")
     }
 
-    async fn try_client(&self) -> redis::RedisResult<redis::aio::MultiplexedConnection> {
+    /// A fresh connection, if it takes any.
+    pub async fn try_client(&self) -> redis::RedisResult<redis::aio::MultiplexedConnection> {
         // The crate's own limits are too short for a machine that runs many tests at once.
         let limits = redis::AsyncConnectionConfig::new()
             .set_connection_timeout(Some(ANSWER_MAX))
