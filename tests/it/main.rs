@@ -12,9 +12,14 @@
     reason = "tests measure real time and fail loudly"
 )]
 
+mod browser;
 mod chaos;
+mod cli;
 mod contract;
+mod failure;
+mod protocol_doc;
 mod sse;
 mod support;
 mod support_tests;
 mod tidy;
+mod worker;

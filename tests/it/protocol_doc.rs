@@ -1,10 +1,10 @@
 //! The examples of `docs/protocol.md` are run from top to bottom against one instance, so the document can't drift.
 //!
-//! The notation is explained to readers at the top of the document itself. Everything is compared as text, so the order of
-//! members counts; `…` stands for any text.
+//! The notation is explained at the top of the document. Everything is compared as text, so the order of members counts.
 
 use std::time::Duration;
 
+use tidings::event::Cursor;
 use tidings::store::Role;
 
 use crate::support::app::API_KEY;
@@ -15,25 +15,18 @@ use crate::support::sse::SseClient;
 use crate::support::tokens;
 
 const DOCUMENT: &str = include_str!("../../docs/protocol.md");
-/// How long an expected event may take.
 const SOON: Duration = Duration::from_secs(10);
 
-/// A fenced block that is an example.
+/// A fenced block that is an example, and the line of the document at which it begins.
 struct Example {
     language: &'static str,
-    /// Line of the document at which it begins, for whoever has to mend it.
     line: usize,
     lines: Vec<&'static str>,
 }
 
-/// A request as it stands in an example.
-struct Request {
-    method: String,
-    path: String,
-    headers: Vec<(String, String)>,
-}
+/// Method, path, headers, and the line at which the rest begins.
+type Request = (String, String, Vec<(String, String)>, usize);
 
-/// What runs them: one world, and the cursor that was seen last.
 struct Runner {
     world: World,
     app: TestApp,
@@ -54,8 +47,7 @@ fn examples() -> Vec<Example> {
             None => {}
         }
     }
-    found.retain(|example| matches!(example.language, "http" | "sse"));
-    found
+    found.into_iter().filter(|example| matches!(example.language, "http" | "sse")).collect()
 }
 
 /// Whether the text is the pattern with something in place of each `…`.
@@ -98,33 +90,33 @@ impl Runner {
         format!("{before}{text}{after}")
     }
 
-    /// The request line and the headers, up to the first blank line; answers where the rest begins.
-    fn request(&self, lines: &[String]) -> (Request, usize) {
+    fn request(&self, lines: &[String]) -> Request {
         let (method, path) = lines[0].split_once(' ').expect("a request line is a method and a path");
         let head = lines.iter().skip(1).take_while(|line| !line.is_empty() && !line.starts_with('→'));
         let pairs = head.map(|line| line.split_once(": ").unwrap_or_else(|| panic!("not a header: {line}")));
         let headers: Vec<_> = pairs.map(|(name, value)| (name.to_owned(), self.filled(value))).collect();
         let rest = 1 + headers.len();
-        (Request { method: method.to_owned(), path: self.filled(path), headers }, rest)
+        (method.to_owned(), self.filled(path), headers, rest)
     }
 
     async fn http(&self, lines: &[String]) -> Result<(), String> {
-        let (request, rest) = self.request(lines);
+        let (method, path, headers, rest) = self.request(lines);
         let arrow = lines.iter().position(|line| line.starts_with('→')).ok_or("no answer is given")?;
         let body = lines[rest.min(arrow)..arrow].join("\n");
-        let headers: Vec<(&str, &str)> = request.headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
-        let answer =
-            http::request(self.app.addr, &request.method, &request.path, &headers, body.trim().as_bytes()).await;
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        let answer = http::request(self.app.addr, &method, &path, &headers, body.trim().as_bytes()).await;
         let wanted = lines[arrow].trim_start_matches(['→', ' ']);
         if wanted != answer.status.to_string() {
             return Err(format!("answered {} {}", answer.status, answer.text()));
         }
+        if let Some(cursor) = answer.text().split('"').nth(3).and_then(|text| text.parse::<Cursor>().ok()) {
+            // What was appended is in this instance's window when the next example asks.
+            self.app.app.shared.sessions.hub.window().reached(cursor.at, SOON).await;
+        }
         for line in lines[arrow + 1..].iter().filter(|line| !line.is_empty()) {
             let header = line.split_once(": ").filter(|_| !line.starts_with(['{', '[', '…']));
-            let got = header.map_or_else(
-                || answer.text(),
-                |(name, _)| answer.header(&name.to_ascii_lowercase()).unwrap_or("").to_owned(),
-            );
+            let value = |name: &str| answer.header(&name.to_ascii_lowercase()).unwrap_or("").to_owned();
+            let got = header.map_or_else(|| answer.text(), |(name, _)| value(name));
             if !fits(header.map_or(line.as_str(), |(_, value)| value), &got) {
                 return Err(format!("{line} is in truth {got}"));
             }
@@ -133,9 +125,9 @@ impl Runner {
     }
 
     async fn sse(&mut self, lines: &[String]) -> Result<(), String> {
-        let (request, rest) = self.request(lines);
-        let headers: Vec<(&str, &str)> = request.headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
-        let opened = SseClient::connect(self.app.addr, &request.path, &headers).await;
+        let (_, path, headers, rest) = self.request(lines);
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        let opened = SseClient::connect(self.app.addr, &path, &headers).await;
         let mut stream = opened.map_err(|error| error.to_string())?;
         for part in lines[rest..].split(|line| line.is_empty()).filter(|part| !part.is_empty()) {
             if let Some(said) = part[0].strip_prefix("← ") {
@@ -150,8 +142,8 @@ impl Runner {
                     break event;
                 }
             };
-            let got = (event.event.as_str(), event.has_id);
-            if got != (name, field("id").is_some()) || !fits(field("data").unwrap_or("…"), &event.raw) {
+            let same = event.event == name && event.has_id == field("id").is_some();
+            if !same || !fits(field("data").unwrap_or("…"), &event.raw) {
                 return Err(format!("expected {part:?}, got {event:?}"));
             }
             if let Some(id) = event.id.filter(|_| event.has_id) {

@@ -98,6 +98,7 @@ async fn b17_authorization_headers() {
         token.clone(),
         format!("Basic {token}"),
         format!("Bearer {token},Bearer {token}"),
+        format!("Bearer {token},x"),
         format!("Bearer {token}, x"),
         format!("Bearer é{token}"),
         format!("Bеarer {token}"),

@@ -9,6 +9,7 @@
 )]
 
 pub mod app;
+pub mod browser;
 pub mod child;
 pub mod eventually;
 pub mod follower;

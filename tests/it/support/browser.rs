@@ -1,0 +1,99 @@
+//! A real headless Chromium, driven over `tests/browser/drive.mjs`, and a place that serves pages of another origin.
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+use serde_json::json;
+use tokio::io::AsyncBufReadExt as _;
+use tokio::io::AsyncWriteExt as _;
+use tokio::io::BufReader;
+use tokio::io::Lines;
+use tokio::net::TcpListener;
+use tokio::process::Child;
+use tokio::process::ChildStdin;
+use tokio::process::ChildStdout;
+use tokio::process::Command;
+use tokio::task::JoinSet;
+
+use crate::support::child::require;
+use crate::support::eventually;
+
+/// How long a browser may take to answer, on a machine that is busy with other tests.
+const ANSWER_MAX: Duration = Duration::from_secs(40);
+
+/// One page in a browser of its own. Dropping it closes the browser: the driver ends with its input.
+pub struct Browser {
+    _driver: Child,
+    commands: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+impl Browser {
+    /// Opens a page and waits until it is loaded.
+    pub async fn open(url: &str) -> Self {
+        require("node", "nodejs");
+        let chromium = std::env::var("TIDINGS_TEST_CHROMIUM").unwrap_or_else(|_| "chromium".to_owned());
+        if chromium == "chromium" {
+            require("chromium", "chromium");
+        }
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser/drive.mjs");
+        let mut driver = Command::new("node")
+            .args([script, &chromium, url])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("node starts");
+        let commands = driver.stdin.take().expect("piped");
+        let answers = BufReader::new(driver.stdout.take().expect("piped")).lines();
+        let mut this = Self { _driver: driver, commands, answers };
+        assert_eq!(this.answer().await, json!({"ready": true}));
+        this
+    }
+
+    async fn answer(&mut self) -> Value {
+        let line = tokio::time::timeout(ANSWER_MAX, self.answers.next_line()).await;
+        let line = line.expect("the browser answers in time").unwrap().expect("the browser runs");
+        serde_json::from_str(&line).unwrap()
+    }
+
+    /// The value of an expression in the page.
+    pub async fn eval(&mut self, expression: &str) -> Value {
+        let command = format!("{}\n", json!({ "eval": expression }));
+        self.commands.write_all(command.as_bytes()).await.unwrap();
+        self.commands.flush().await.unwrap();
+        let answer = self.answer().await;
+        assert!(answer.get("error").is_none(), "{expression}: {answer}");
+        answer["value"].clone()
+    }
+
+    /// Waits until an expression is true.
+    pub async fn until(&mut self, what: &str, deadline: Duration, expression: &str) {
+        let cell = tokio::sync::Mutex::new(self);
+        eventually(what, deadline, async || {
+            let mut browser = cell.lock().await;
+            (browser.eval(expression).await == true).then_some(())
+        })
+        .await;
+    }
+}
+
+/// Serves one page, whatever is asked: an origin that is not the service's.
+pub struct Origin {
+    /// Where it is served.
+    pub addr: SocketAddr,
+    _tasks: JoinSet<()>,
+}
+
+impl Origin {
+    /// Serves this text as HTML on any free port.
+    pub async fn serve(page: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut tasks = JoinSet::new();
+        let router = axum::Router::new().fallback(move || async move { axum::response::Html(page) });
+        tasks.spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { addr, _tasks: tasks }
+    }
+}
