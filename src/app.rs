@@ -150,6 +150,7 @@ impl App {
             started: Instant::now(),
             draining: AtomicBool::new(false),
         });
+        maintain(&shared, &tasks, &stop);
         Ok(Self::listen(shared, listeners, extra, tasks, stop_listening, stop))
     }
 
@@ -207,6 +208,14 @@ impl App {
         self.stop_listening.cancel();
         self.stop.cancel();
     }
+}
+
+/// Keeps keys fresh and caches small.
+fn maintain(shared: &AppState, tasks: &TaskTracker, stop: &CancellationToken) {
+    let (keys, answers) = (Arc::clone(shared), Arc::clone(&shared.sessions.authorizer));
+    let (one, two) = (stop.clone(), stop.clone());
+    tasks.spawn(async move { one.run_until_cancelled(keys.authenticator.maintain()).await });
+    tasks.spawn(async move { two.run_until_cancelled(answers.maintain()).await });
 }
 
 fn unreachable_store(error: &StoreError) -> StartError {

@@ -42,10 +42,10 @@ pub(super) struct Options {
     /// The same id is applied once
     #[arg(long)]
     update_id: Option<String>,
-    /// Post to this service instead of publishing on REDIS_URL
+    /// Post to this service instead of publishing on `REDIS_URL`
     #[arg(long)]
     url: Option<String>,
-    /// Key for posting; default: the first of API_KEYS
+    /// Key for posting; default: the first of `API_KEYS`
     #[arg(long)]
     api_key: Option<String>,
     /// Add to the Redis stream, which waits for a service, instead of publishing

@@ -50,7 +50,6 @@ impl fmt::Debug for Secret {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "each field is explained in config.default.toml")]
-#[expect(clippy::struct_excessive_bools, reason = "settings, not a state machine")]
 pub struct Config {
     pub bind: std::net::IpAddr,
     pub realtime_port: u16,

@@ -9,6 +9,7 @@ use axum::http::Response;
 use axum::http::StatusCode;
 use axum::http::Uri;
 use axum::http::header;
+use axum::http::uri::Authority;
 use axum::response::IntoResponse as _;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
@@ -136,7 +137,7 @@ async fn open_session(
     extensions: &Extensions,
 ) -> Result<Opened, ApiError> {
     let query = parse_query(uri)?;
-    let principal = principal(shared, headers, &query.token, &query.ticket).await?;
+    let principal = principal(shared, uri, headers, &query).await?;
     let channels = requested(&query.channels, &principal, shared.config.channels_max)?;
     let until_done = match query.until.as_deref() {
         None => false,
@@ -158,16 +159,12 @@ fn parse_query(uri: &Uri) -> Result<Query, ApiError> {
     parsed.map(|axum_extra::extract::Query(query)| query).map_err(|_| ApiError::invalid("query"))
 }
 
-async fn principal(
-    shared: &AppState,
-    headers: &HeaderMap,
-    tokens: &[String],
-    tickets: &[String],
-) -> Result<Principal, ApiError> {
-    if !tickets.is_empty() {
+async fn principal(shared: &AppState, uri: &Uri, headers: &HeaderMap, query: &Query) -> Result<Principal, ApiError> {
+    if !query.ticket.is_empty() {
         return Err(ApiError::auth("ticket_unknown"));
     }
-    let credentials = Credentials::from_request(headers, tokens.iter().map(String::as_str));
+    let tokens = query.token.iter().map(String::as_str);
+    let credentials = Credentials::from_request(headers, tokens).with_authority(uri.authority().map(Authority::as_str));
     let caller = shared.authenticator.authenticate(&credentials, clock::now_s()).await;
     match caller.map_err(|failure| failure.to_api_error())? {
         Caller::User(principal) => Ok(principal),
@@ -269,7 +266,7 @@ pub(super) async fn job(
     headers: HeaderMap,
 ) -> Result<Response<Body>, ApiError> {
     let query = parse_query(&uri)?;
-    let principal = principal(&shared, &headers, &query.token, &query.ticket).await?;
+    let principal = principal(&shared, &uri, &headers, &query).await?;
     let id = Id::parse(&id).map_err(|_| ApiError::not_found())?;
     let state = shared.sessions.job(&principal, &id).await?;
     Ok(answer::json(StatusCode::OK, state.to_string()))

@@ -200,7 +200,8 @@ proptest! {
         let mut by_job: HashMap<Id, Vec<usize>> = HashMap::new();
         for (job, _, update) in &world.judge.log {
             let crate::jobs::Field::Set(data) = &update.data else { panic!("data") };
-            let n = serde_json::from_str::<serde_json::Value>(data).unwrap()["n"].as_u64().unwrap() as usize;
+            let n = serde_json::from_str::<serde_json::Value>(data).unwrap()["n"].as_u64().unwrap();
+            let n = usize::try_from(n).unwrap();
             by_job.entry(job.clone()).or_default().push(n);
         }
         let mut expected: HashMap<Id, Vec<usize>> = HashMap::new();

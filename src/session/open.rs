@@ -173,7 +173,7 @@ impl Sessions {
         if window.lookup(&cursor) == Lookup::Newer {
             // Another instance was faster. If this one can't catch up soon, Redis knows whether such an entry exists.
             let near = window.reached(cursor.at, AHEAD_WAIT_UNASKED).await;
-            if !near && self.broker.locate(&cursor).await.map_err(away)? != Located::Found {
+            if !near && self.broker.locate(&cursor).await.map_err(|error| away(&error))? != Located::Found {
                 return reset(ResetReason::HistoryRewritten);
             }
             if !near && !window.reached(cursor.at, AHEAD_WAIT).await {
@@ -184,7 +184,7 @@ impl Sessions {
             Lookup::Here => Ok((Verdict::Resumed, Some(cursor))),
             Lookup::Refuted if cursor.epoch != window.head().epoch => reset(ResetReason::CursorUnknown),
             Lookup::Refuted | Lookup::Newer => reset(ResetReason::HistoryRewritten),
-            Lookup::Older => match self.broker.locate(&cursor).await.map_err(away)? {
+            Lookup::Older => match self.broker.locate(&cursor).await.map_err(|error| away(&error))? {
                 Located::Found => Ok((Verdict::Resumed, Some(cursor))),
                 Located::Gone | Located::Ahead => reset(ResetReason::CursorExpired),
             },
@@ -192,7 +192,7 @@ impl Sessions {
     }
 }
 
-fn away(error: crate::broker::BrokerError) -> ApiError {
+fn away(error: &crate::broker::BrokerError) -> ApiError {
     tracing::warn!(%error, "the log can't be asked about a cursor");
     ApiError::unavailable("broker")
 }

@@ -87,6 +87,7 @@ pub(super) async fn open_and_migrate(
     metrics: &Metrics,
 ) -> Result<(SqliteStore, Vec<String>), StoreError> {
     make_directory(config).await?;
+    let _turn = take_turn(config).await?;
     let pool = |max| SqlitePoolOptions::new().max_connections(max).acquire_timeout(QUERY_TIMEOUT);
     let failed = |source| StoreError::of_query("open", source);
     let writer = pool(1).connect_with(options(config)).await.map_err(failed)?;
@@ -96,6 +97,19 @@ pub(super) async fn open_and_migrate(
     drop(connection);
     let readers = pool(READERS_MAX).connect_lazy_with(options(config).pragma("query_only", "on"));
     Ok((SqliteStore { writer, readers, metrics: metrics.clone() }, applied))
+}
+
+/// Processes that open one file at the same time go one after the other: the switch to WAL and the migration need the file
+/// for themselves, and SQLite does not wait for that, whatever the busy timeout. The turn ends when the file is dropped.
+async fn take_turn(config: &Config) -> Result<std::fs::File, StoreError> {
+    let path = config.data_dir.join("tidings.lock");
+    let failed = |source| StoreError::Directory { path: config.data_dir.display().to_string(), source };
+    let locked = tokio::task::spawn_blocking(move || {
+        let file = std::fs::File::create(path)?;
+        file.lock()?;
+        Ok(file)
+    });
+    locked.await.map_err(|error| failed(std::io::Error::other(error)))?.map_err(failed)
 }
 
 /// Only for us: what the jobs of all users say is in there.

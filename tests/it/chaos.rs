@@ -263,9 +263,9 @@ async fn an_aof_redis_restarts_without_loss() {
         })
         .await;
         if restart % 2 == 0 {
-            server.kill()
+            server.kill();
         } else {
-            server.terminate().await
+            server.terminate().await;
         }
         server.start_again().await;
         let back = Instant::now();

@@ -17,6 +17,7 @@ mod chaos;
 mod cli;
 mod contract;
 mod failure;
+mod hostile;
 mod protocol_doc;
 mod sse;
 mod support;

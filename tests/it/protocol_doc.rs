@@ -179,11 +179,9 @@ async fn the_examples_of_the_protocol_are_true() {
     let world = World::redis().await;
     world.people(&[("ada", &["42", "43", "44"]), ("bob", &[]), ("eve", &["77"])]).await;
     world.document("d7", "ada", &[("bob", Role::Viewer)]).await;
-    let app = world.start().await;
-    let mut runner = Runner { world, app, cursor: String::new() };
-    let examples = examples();
-    assert!(examples.len() > 25, "the examples are no longer found: {}", examples.len());
-    for example in examples {
+    let mut runner = Runner { app: world.start().await, world, cursor: String::new() };
+    assert!(examples().len() > 25, "the examples are no longer found");
+    for example in examples() {
         let lines = unfolded(&example.lines);
         let done = match example.language {
             "http" => runner.http(&lines).await,

@@ -372,7 +372,7 @@ async fn b68_a_slow_client_is_ended_and_resumes() {
     if let Some(end) = events.iter().find(|e| e.event == "end") {
         assert_eq!((end.text("reason"), end.data["reconnect"].as_bool()), ("slow", Some(true)));
     }
-    let last = events.iter().filter(|e| e.has_id).next_back().map_or(cursor, |e| e.id.clone().unwrap());
+    let last = events.iter().rfind(|e| e.has_id).map_or(cursor, |e| e.id.clone().unwrap());
     let mut again = app.resume("ada", "user.me", &last).await;
     let replay: Vec<u64> = again.until("ready").await.iter().filter_map(|e| e.data["n"].as_u64()).collect();
     assert_eq!(replay, (got.len() as u64 + 1..=count as u64).collect::<Vec<_>>());

@@ -128,7 +128,8 @@ async fn listen(
         match message(shared, push) {
             None => {}
             Some(Heard::Ephemeral(event)) => {
-                if tail.send(TailMessage::Ephemeral(event)).await.is_err() {
+                let sent = tail.send(TailMessage::Ephemeral(event)).await;
+                if sent.is_err() {
                     return Ok(());
                 }
             }

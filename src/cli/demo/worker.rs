@@ -32,7 +32,7 @@ struct Worker {
 impl Worker {
     async fn round(&self, attempt: u64, at: usize) {
         let slides = 6 + at * 3;
-        let fails = (usize::try_from(attempt).unwrap_or(0) + at) % 3 == 0;
+        let fails = (usize::try_from(attempt).unwrap_or(0) + at).is_multiple_of(3);
         self.say(json!({ "status": "queued", "attempt": attempt, "message": "Waiting for a worker" })).await;
         pause(400, 1500).await;
         for slide in 1..=slides {

@@ -212,12 +212,15 @@ fn spawn(directory: &Path, port: u16) -> Child {
 async fn answers(port: u16, warden: &Child) -> bool {
     let deadline = tokio::time::Instant::now() + START_DEADLINE;
     let url = format!("postgres://postgres@127.0.0.1:{port}/postgres");
+    let mut again = tokio::time::interval(Duration::from_millis(50));
+    again.tick().await;
     while tokio::time::Instant::now() < deadline {
         if let Ok(connection) = PgConnection::connect(&url).await {
             connection.close().await.expect("the test server says goodbye");
             return true;
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        // Before it looks whether the server ended: a moment ago it may not have been there yet.
+        again.tick().await;
         if children(&warden.id().to_string()).is_empty() {
             return false;
         }
