@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,7 @@ use crate::event::WindowLimits;
 use crate::http;
 use crate::http::AppState;
 use crate::http::ListenerLimits;
+use crate::http::Signals;
 use crate::hub::Feed;
 use crate::hub::Hub;
 use crate::hub::LaneSettings;
@@ -48,6 +50,8 @@ use crate::telemetry::Metrics;
 const WAITING_MAX: usize = 1024;
 /// Connections beyond the streams: requests, probes, and room to answer that there is no room.
 const SPARE_CONNECTIONS: usize = 1000;
+/// Streams that ask the log or the database about the past at once.
+const CATCHUPS_MAX: usize = 64;
 /// How long tasks may take to end after they were told to.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -72,6 +76,8 @@ pub struct App {
     /// Where its metrics are, if they are anywhere.
     pub metrics_address: Option<SocketAddr>,
     tasks: TaskTracker,
+    /// Connections end with the answer that is under way.
+    leave: CancellationToken,
     stop_listening: CancellationToken,
     stop: CancellationToken,
 }
@@ -121,7 +127,9 @@ impl App {
         let lane = LaneSettings { heartbeat: config.heartbeat_interval };
         let lanes = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let hub = Hub::start(lanes, &lane, window, &metrics, &tasks, &stop);
+        let seeds = ingest::Seeds::default();
         let ingest = Ingest {
+            seeds,
             broker: broker.clone(),
             store: store.clone(),
             metrics: metrics.clone(),
@@ -137,6 +145,7 @@ impl App {
             metrics: metrics.clone(),
             terminal,
             outbox: OutboxLimits { events_max: config.outbox_events_max, bytes_max: config.outbox_bytes_max },
+            catchups: Arc::new(Semaphore::new(CATCHUPS_MAX)),
             heartbeat_ms: u64::try_from(config.heartbeat_interval.as_millis()).unwrap_or(u64::MAX),
         };
         let authenticator = Authenticator::new(verifier, store, &config, &metrics);
@@ -170,18 +179,24 @@ impl App {
         let address = local(&listeners.public);
         let metrics_address = listeners.metrics.as_ref().map(local);
         let public = http::router(&shared, extra);
-        tasks.spawn(http::serve(listeners.public, public, limits.clone(), tasks.clone(), stop_listening.clone()));
+        let leave = CancellationToken::new();
+        let signals = Signals { leave: leave.clone(), stop: stop_listening.clone() };
+        let owned = (limits.clone(), shared.metrics.clone(), tasks.clone());
+        tasks.spawn(http::serve(listeners.public, public, owned, signals));
         if let Some(listener) = listeners.metrics {
             let router = http::metrics_router(&shared);
             // Metrics stay readable until the very end.
-            tasks.spawn(http::serve(listener, router, limits, tasks.clone(), stop.clone()));
+            let signals = Signals { leave: stop.clone(), stop: stop.clone() };
+            let owned = (limits, shared.metrics.clone(), tasks.clone());
+            tasks.spawn(http::serve(listener, router, owned, signals));
         }
-        Self { shared, address, metrics_address, tasks, stop_listening, stop }
+        Self { shared, address, metrics_address, tasks, leave, stop_listening, stop }
     }
 
     /// Leaves in order: not ready, streams end in their slots, listeners close, the rest stops.
-    pub async fn drain(self) {
+    pub async fn drain(&self) {
         self.shared.draining.store(true, Ordering::Release);
+        self.leave.cancel();
         let within = self.shared.config.drain;
         self.shared.sessions.hub.drain(within * 4 / 5).await;
         let active = self.shared.metrics.active_connections.with_label_values(&["sse"]);
@@ -193,7 +208,7 @@ impl App {
     }
 
     /// Stops at once; open streams are told `shutdown`.
-    pub async fn stop(self) {
+    pub async fn stop(&self) {
         self.stop_listening.cancel();
         self.stop.cancel();
         self.tasks.close();
@@ -218,8 +233,12 @@ fn maintain(shared: &AppState, tasks: &TaskTracker, stop: &CancellationToken) {
     tasks.spawn(async move { two.run_until_cancelled(answers.maintain()).await });
 }
 
-fn unreachable_store(error: &StoreError) -> StartError {
-    StartError::Unavailable(error.advice())
+/// One line for the operator: a setting that is wrong, or something that is away.
+pub(crate) fn unreachable_store(error: &StoreError) -> StartError {
+    match error {
+        StoreError::Settings => StartError::Settings(error.advice()),
+        _ => StartError::Unavailable(error.advice()),
+    }
 }
 
 fn window_limits(config: &Config) -> WindowLimits {
@@ -275,7 +294,7 @@ fn start_line(
     let writeback = (config.job_writeback && ingest.store.can_write_back()).then(|| {
         let (states, batches) = mpsc::channel(WAITING_MAX);
         let (store, members, metrics) = (ingest.store.clone(), members.clone(), ingest.metrics.clone());
-        tasks.spawn(ingest::run_writeback(store, members, metrics, batches, stop.clone()));
+        tasks.spawn(ingest::run_writeback(store, members, metrics, batches));
         states
     });
     let judged = ingest.broker.redis().map(|_| judged);
@@ -304,12 +323,16 @@ async fn pump(
             }
             TailMessage::Ephemeral(event) => (Feed::Ephemeral(event), Arc::default()),
         };
+        let anew = matches!(feed, Feed::Opened { .. });
         hub.feed(feed).await;
-        let Some(last) = entries.last() else { continue };
+        let last = entries.last().map(|entry| entry.id);
         // A receiver is gone only when the app stops.
-        if let Some(judged) = &judged {
+        if let Some(judged) = judged.as_ref().filter(|_| anew || last.is_some()) {
             let names = entries.iter().filter_map(|entry| entry.judged.clone()).collect();
-            drop(judged.send(Judged { names, upto: last.id }).await);
+            drop(judged.send(Judged { names, upto: last.unwrap_or_default(), anew }).await);
+        }
+        if last.is_none() {
+            continue;
         }
         if let Some(writeback) = &writeback {
             drop(writeback.send(entries).await);

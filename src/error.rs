@@ -57,13 +57,11 @@ pub struct ApiError {
     pub field: Option<&'static str>,
     /// When to try again, in seconds.
     pub retry_after_s: Option<u32>,
-    /// Methods for `Allow`, on 405.
-    pub allow: Option<&'static str>,
 }
 
 impl ApiError {
     const fn new(status: u16, code: Code, message: &'static str) -> Self {
-        Self { status, code, message, reason: None, field: None, retry_after_s: None, allow: None }
+        Self { status, code, message, reason: None, field: None, retry_after_s: None }
     }
 
     /// 401 with a reason such as `token_expired`.
@@ -106,14 +104,6 @@ impl ApiError {
         let mut error = Self::new(503, Code::ConnectionLost, "The service can't do this at the moment.");
         error.reason = Some(reason);
         error.retry_after_s = Some(2);
-        error
-    }
-
-    /// 429.
-    #[must_use]
-    pub const fn limited(retry_after_s: u32) -> Self {
-        let mut error = Self::new(429, Code::RateLimitExceeded, "Too many requests.");
-        error.retry_after_s = Some(retry_after_s);
         error
     }
 

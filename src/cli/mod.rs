@@ -13,6 +13,7 @@ use clap::Parser;
 use clap::Subcommand;
 
 use crate::app::StartError;
+use crate::app::unreachable_store;
 use crate::auth;
 use crate::clock;
 use crate::config::Config;
@@ -130,7 +131,7 @@ fn settings() -> Result<Config, Failure> {
 }
 
 async fn migrate(config: &Config) -> Result<(), Failure> {
-    let migrated = Store::migrate(config).await.map_err(|error| Failure::unavailable(error.advice()))?;
+    let migrated = Store::migrate(config).await.map_err(|error| Failure::from(unreachable_store(&error)))?;
     let applied = if migrated.applied.is_empty() { "nothing to do".to_owned() } else { migrated.applied.join(", ") };
     println!("{}: {applied}", migrated.target);
     for table in &migrated.left_alone {
@@ -142,6 +143,9 @@ async fn migrate(config: &Config) -> Result<(), Failure> {
 fn token(config: &Config, user: &str, scopes: &[String], ttl: Duration) -> Result<(), Failure> {
     if config.jwt_secret.expose().is_empty() {
         return Err(Failure::settings(serve::NO_KEY));
+    }
+    if ttl < Duration::from_secs(1) {
+        return Err(Failure::settings("--ttl: at least 1s"));
     }
     let user = Id::parse(user).map_err(|_| Failure::settings("--user: not an id"))?;
     if let Some(unknown) = scopes.iter().find(|scope| !matches!(scope.as_str(), "publish" | "admin")) {

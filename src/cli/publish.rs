@@ -57,6 +57,9 @@ pub(super) async fn run(config: Config, options: Options) -> Result<(), Failure>
     let body = body(&options)?;
     JobUpdate::parse(body.as_bytes(), None)
         .map_err(|reject| Failure::settings(format!("the update is not valid: {}", reject.as_str())))?;
+    if options.durable && config.redis_url.expose().is_empty() {
+        return Err(Failure::settings("--durable: the stream is in Redis; set REDIS_URL"));
+    }
     if options.url.is_some() || config.redis_url.expose().is_empty() {
         post(&config, &options, body).await
     } else {

@@ -50,5 +50,6 @@ pub(super) async fn until_signal(app: App) -> Result<(), Failure> {
         _ = terminate.recv() => tracing::warn!("second signal: stopping at once"),
         _ = interrupt.recv() => tracing::warn!("second signal: stopping at once"),
     }
+    app.stop().await;
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! `tidings tail`: channels in a terminal, resumed across interruptions like a browser would.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use clap::Args;
@@ -11,6 +12,9 @@ use crate::cli::serve;
 use crate::clock;
 use crate::config::Config;
 use crate::event::Id;
+
+/// A stream that is silent for so long is given up.
+const SILENCE_MAX: Duration = Duration::from_secs(45);
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -80,7 +84,8 @@ fn mint(config: &Config, user: &str) -> Result<String, Failure> {
 }
 
 async fn follow(mut answer: reqwest::Response, reader: &mut Reader) {
-    while let Ok(Some(chunk)) = answer.chunk().await {
+    // Heartbeats come at least every 15 s: what is silent for longer is gone, whatever TCP says.
+    while let Ok(Ok(Some(chunk))) = tokio::time::timeout(SILENCE_MAX, answer.chunk()).await {
         for byte in chunk {
             if byte == b'\n' {
                 let line = String::from_utf8_lossy(&std::mem::take(&mut reader.line)).into_owned();
@@ -112,7 +117,9 @@ impl Reader {
             return;
         }
         if self.event != "heartbeat" {
-            println!("{} {}", self.event, self.data);
+            let printed = writeln!(std::io::stdout(), "{} {}", self.event, self.data);
+            // Whoever read us has gone (`| head`).
+            self.finished |= printed.is_err();
         }
         self.finished |= self.event == "end" && self.data.contains("\"reconnect\":false");
         (self.event, self.data) = (String::new(), String::new());

@@ -205,6 +205,26 @@ impl Config {
         wrong(self.outbox_bytes_max < 128 * 1024, "OUTBOX_BYTES_MAX: at least 131072, so that the largest event fits");
         wrong(!(1..=1000).contains(&self.channels_max), "CHANNELS_MAX: 1 to 1000");
         wrong(self.grant_stale_max < self.grant_max_age, "GRANT_STALE_MAX_MS: not below GRANT_MAX_AGE_MS");
+        let minute = Duration::from_secs(60);
+        let between = |value: Duration, from: Duration, to: Duration| (from..=to).contains(&value);
+        wrong(
+            !between(self.log_retention, Duration::from_secs(1), minute * 60 * 24 * 7),
+            "LOG_RETENTION_MS: 1 s to 7 days",
+        );
+        wrong(self.log_entries_max < 1000, "LOG_ENTRIES_MAX: at least 1000");
+        wrong(self.window_entries_max < 1000, "WINDOW_ENTRIES_MAX: at least 1000");
+        wrong(self.window_bytes_max < 1 << 20, "WINDOW_BYTES_MAX: at least 1048576");
+        wrong(
+            !between(self.first_byte_timeout, Duration::from_millis(100), minute),
+            "FIRST_BYTE_TIMEOUT_MS: 100 ms to 60 s",
+        );
+        wrong(
+            !between(self.body_timeout, Duration::from_millis(100), minute * 10),
+            "BODY_TIMEOUT_MS: 100 ms to 10 min",
+        );
+        wrong(self.drain > minute * 60, "DRAIN_MS: at most 1 h");
+        wrong(self.grant_stale_max > minute * 60, "GRANT_STALE_MAX_MS: at most 1 h");
+        wrong(self.max_connections == 0, "MAX_CONNECTIONS: at least 1");
         wrong(self.job_updates_channel.is_empty(), "JOB_UPDATES_CHANNEL: must not be empty");
         let weak_key = |key: &Secret| key.expose().len() < 16 || !key.expose().bytes().all(|b| b.is_ascii_graphic());
         wrong(self.api_keys.iter().any(weak_key), "API_KEYS: each at least 16 characters, without spaces");

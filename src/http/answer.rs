@@ -66,8 +66,7 @@ pub(super) async fn no_method() -> ApiError {
     ApiError::malformed(405, "This route has other methods.")
 }
 
-/// A fault of ours: counted and logged by the panic hook; the client learns nothing of it.
+/// A fault of ours: the panic hook has logged it; the client learns nothing of it.
 pub(super) fn panicked(_: Box<dyn Any + Send>) -> Response<Body> {
-    tracing::error!("a handler panicked");
     ApiError::internal().into_response()
 }

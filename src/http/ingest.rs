@@ -8,7 +8,9 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::http::Response;
 use axum::http::StatusCode;
+use axum::http::Uri;
 use axum::http::header;
+use axum::http::uri::Authority;
 use http_body::Body as _;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -105,10 +107,11 @@ pub(super) struct PublicationBody {
 pub(super) async fn job_update(
     State(shared): State<AppState>,
     Path(id): Path<String>,
+    uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
-    let caller = caller(&shared, &headers).await?;
+    let caller = caller(&shared, &uri, &headers).await?;
     if !caller.can_publish() {
         return Err(ApiError::denied());
     }
@@ -158,10 +161,11 @@ fn malformed(shared: &AppState, reject: Reject) -> ApiError {
 )]
 pub(super) async fn publish(
     State(shared): State<AppState>,
+    uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
-    let caller = caller(&shared, &headers).await?;
+    let caller = caller(&shared, &uri, &headers).await?;
     let bytes = read(&shared, &headers, body, PUBLISH_BYTES_MAX).await?;
     let receipt = publish_one(&shared, &caller, &bytes).await?;
     Ok(answer::json(StatusCode::ACCEPTED, serde_json::to_string(&receipt).unwrap_or_default()))
@@ -176,23 +180,29 @@ pub(super) async fn publish(
 )]
 pub(super) async fn publish_batch(
     State(shared): State<AppState>,
+    uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
-    let caller = caller(&shared, &headers).await?;
+    let caller = caller(&shared, &uri, &headers).await?;
     let bytes = read(&shared, &headers, body, BATCH_BYTES_MAX).await?;
     let items: Vec<&RawValue> = serde_json::from_slice(&bytes).map_err(|_| ApiError::invalid("body"))?;
     if items.len() > BATCH_MAX {
         return Err(ApiError::invalid("body"));
     }
     let mut answers = Vec::with_capacity(items.len());
+    let mut away: Option<ApiError> = None;
     for item in items {
         let bytes = item.get().as_bytes();
-        let answer = if bytes.len() > PUBLISH_BYTES_MAX {
+        let answer = if let Some(error) = &away {
+            // The first has waited for all.
+            Err(error.clone())
+        } else if bytes.len() > PUBLISH_BYTES_MAX {
             Err(ApiError::malformed(413, "The body is too large."))
         } else {
             publish_one(&shared, &caller, bytes).await
         };
+        away = answer.as_ref().err().filter(|error| error.status == 503).cloned();
         answers.push(match answer {
             Ok(receipt) => serde_json::to_string(&receipt).unwrap_or_default(),
             Err(error) => format!("{{\"error\":{}}}", error.to_json(&clock::rfc3339(clock::now_us()))),
@@ -231,11 +241,8 @@ async fn may_publish(shared: &AppState, caller: &Caller, publication: &Publicati
     if role.is_some_and(crate::store::Role::can_edit) { Ok(()) } else { Err(ApiError::denied()) }
 }
 
-async fn caller(shared: &AppState, headers: &HeaderMap) -> Result<Caller, ApiError> {
-    if shared.is_draining() && !shared.sessions.broker.is_ready() {
-        return Err(ApiError::unavailable("draining"));
-    }
-    let credentials = Credentials::from_request(headers, []);
+async fn caller(shared: &AppState, uri: &Uri, headers: &HeaderMap) -> Result<Caller, ApiError> {
+    let credentials = Credentials::from_request(headers, []).with_authority(uri.authority().map(Authority::as_str));
     let caller = shared.authenticator.authenticate(&credentials, clock::now_s()).await;
     caller.map_err(|failure| failure.to_api_error())
 }

@@ -30,6 +30,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
+use crate::telemetry::Metrics;
+
 /// How HTTP/2 begins (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Longest request head, in bytes.
@@ -60,18 +62,26 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Accepts until `stop`; connections are tasks of `tasks` and end gracefully with `stop`.
+/// When connections are to end.
+#[derive(Debug, Clone)]
+pub struct Signals {
+    /// After the answer that is under way: a page that comes back must not find the instance that it was told to leave.
+    pub leave: CancellationToken,
+    /// No more are accepted.
+    pub stop: CancellationToken,
+}
+
+/// Accepts until it is told to stop; connections are tasks of the tracker.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
-    limits: ListenerLimits,
-    tasks: TaskTracker,
-    stop: CancellationToken,
+    (limits, metrics, tasks): (ListenerLimits, Metrics, TaskTracker),
+    signals: Signals,
 ) {
     let slots = Arc::new(Semaphore::new(limits.connections_max));
     loop {
         let accepted = tokio::select! {
-            () = stop.cancelled() => return,
+            () = signals.stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         let (socket, peer) = match accepted {
@@ -84,8 +94,11 @@ pub async fn serve(
             }
         };
         // Above the bound a connection is closed at once; an EventSource takes that as a reason to try again.
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
-        let connection = connection(socket, peer, router.clone(), limits.clone(), tasks.clone(), stop.clone());
+        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+            metrics.reject("connection", "connections_max");
+            continue;
+        };
+        let connection = connection(socket, peer, router.clone(), limits.clone(), tasks.clone(), signals.clone());
         tasks.spawn(async move {
             connection.await;
             drop(slot);
@@ -99,16 +112,17 @@ async fn connection(
     router: Router,
     limits: ListenerLimits,
     tasks: TaskTracker,
-    stop: CancellationToken,
+    signals: Signals,
 ) {
     drop(tune(&socket));
     let kill = CancellationToken::new();
     let detected = tokio::select! {
-        () = stop.cancelled() => return,
+        () = signals.stop.cancelled() => return,
         detected = tokio::time::timeout(limits.head_timeout, is_http2(&socket)) => detected,
     };
     let Ok(Ok(http2)) = detected else { return };
-    let service = Service { router, peer, kill: kill.clone() };
+    // On HTTP/2 a connection carries streams of many pages: none of them may cut the others.
+    let service = Service { router, peer, kill: (!http2).then(|| kill.clone()) };
     let io = TokioIo::new(socket);
     if http2 {
         let served = http2_builder(tasks, &limits).serve_connection(io, service);
@@ -116,9 +130,9 @@ async fn connection(
         tokio::select! {
             () = kill.cancelled() => {}
             _ = served.as_mut() => {}
-            () = stop.cancelled() => {
+            () = signals.leave.cancelled() => {
                 served.as_mut().graceful_shutdown();
-                drop(served.await);
+                drop(kill.run_until_cancelled(served).await);
             }
         }
     } else {
@@ -127,9 +141,9 @@ async fn connection(
         tokio::select! {
             () = kill.cancelled() => {}
             _ = served.as_mut() => {}
-            () = stop.cancelled() => {
+            () = signals.leave.cancelled() => {
                 served.as_mut().graceful_shutdown();
-                drop(served.await);
+                drop(kill.run_until_cancelled(served).await);
             }
         }
     }
@@ -207,7 +221,7 @@ where
 struct Service {
     router: Router,
     peer: SocketAddr,
-    kill: CancellationToken,
+    kill: Option<CancellationToken>,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Service {
@@ -218,7 +232,9 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(self.peer));
-        request.extensions_mut().insert(self.kill.clone());
+        if let Some(kill) = &self.kill {
+            request.extensions_mut().insert(kill.clone());
+        }
         Box::pin(self.router.clone().oneshot(request))
     }
 }

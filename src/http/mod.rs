@@ -27,6 +27,7 @@ use tower_http::cors::CorsLayer;
 
 pub use answer::json;
 pub use listener::ListenerLimits;
+pub use listener::Signals;
 pub use listener::bind;
 pub use listener::serve;
 

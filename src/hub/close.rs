@@ -27,6 +27,8 @@ pub enum CloseReason {
     ClientGone,
     /// Cut on purpose (the demo's button).
     Cut,
+    /// A dependency is away while the stream is opened; said by `problem`.
+    Problem,
 }
 
 impl CloseReason {
@@ -45,6 +47,7 @@ impl CloseReason {
             Self::Shutdown => "shutdown",
             Self::ClientGone => "client_gone",
             Self::Cut => "cut",
+            Self::Problem => "problem",
         }
     }
 
@@ -56,7 +59,7 @@ impl CloseReason {
             Self::TokenExpired | Self::Disabled => Some(Code::AuthRequired),
             Self::Revoked | Self::Gone => Some(Code::PermissionDenied),
             Self::Slow => Some(Code::RateLimitExceeded),
-            Self::Drain | Self::Overloaded | Self::Shutdown | Self::ClientGone | Self::Cut => {
+            Self::Drain | Self::Overloaded | Self::Shutdown | Self::ClientGone | Self::Cut | Self::Problem => {
                 Some(Code::ConnectionLost)
             }
         }
@@ -66,7 +69,8 @@ impl CloseReason {
     #[must_use]
     pub fn reconnect(self) -> bool {
         match self {
-            Self::Slow | Self::Drain | Self::Overloaded | Self::Shutdown | Self::ClientGone | Self::Cut => true,
+            Self::Slow | Self::Drain | Self::Overloaded | Self::Shutdown => true,
+            Self::ClientGone | Self::Cut | Self::Problem => true,
             Self::Done | Self::TokenExpired | Self::Revoked | Self::Gone | Self::Disabled => false,
         }
     }
@@ -74,6 +78,6 @@ impl CloseReason {
     /// Whether the client is told by an `end` event.
     #[must_use]
     pub fn is_said(self) -> bool {
-        !matches!(self, Self::ClientGone | Self::Cut)
+        !matches!(self, Self::ClientGone | Self::Cut | Self::Problem)
     }
 }

@@ -57,6 +57,12 @@ impl Frame {
         Self::of(event, Arc::clone(&event.data), cursor, event.accepted_us)
     }
 
+    /// The frame of an event of the past: it is not late, so it says nothing about latency.
+    #[must_use]
+    pub fn replayed(event: &Event, cursor: Cursor) -> Self {
+        Self::of(event, Arc::clone(&event.data), Some(cursor), 0)
+    }
+
     /// The current state as an answer to a subscription: the event's data, marked as a snapshot, without a cursor.
     #[must_use]
     pub fn snapshot(event: &Event) -> Self {

@@ -111,6 +111,8 @@ pub(super) struct Lane {
     /// Streams that were told their end and have yet to read it.
     ending: Vec<(Instant, Arc<Outbox>, CancellationToken)>,
     draining: Vec<(Instant, ConnectionId)>,
+    /// The drain has begun: what registers now has missed its slot.
+    leaving: bool,
     ticks: u64,
 }
 
@@ -127,6 +129,7 @@ impl Lane {
             expiries: BTreeMap::new(),
             ending: Vec::new(),
             draining: Vec::new(),
+            leaving: false,
             ticks: 0,
         }
     }
@@ -134,7 +137,8 @@ impl Lane {
     /// The lane's loop. Its inputs: messages in order, its clock, and the app's stop.
     pub(super) async fn run(mut self, mut messages: mpsc::Receiver<LaneMessage>, stop: CancellationToken) {
         let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // Skip keeps the beat: with Delay every tick would come a little later, and heartbeats after their time.
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -273,6 +277,8 @@ impl Lane {
         self.connections.insert(id, connection);
         if done {
             self.end(id, CloseReason::Done);
+        } else if self.leaving {
+            self.end(id, CloseReason::Drain);
         }
     }
 
@@ -365,6 +371,7 @@ impl Lane {
     }
 
     fn plan_drain(&mut self, within: Duration) {
+        self.leaving = true;
         let now = Instant::now();
         let count = u32::try_from(self.connections.len()).unwrap_or(u32::MAX).max(1);
         let ids = self.connections.keys().copied().enumerate();

@@ -7,6 +7,7 @@ mod members;
 mod publish;
 mod raw;
 mod redis;
+mod seeds;
 #[cfg(test)]
 mod tests;
 mod writeback;
@@ -20,6 +21,7 @@ pub use members::Members;
 pub use publish::Publication;
 pub use redis::Judged;
 pub use redis::run as run_raw;
+pub use seeds::Seeds;
 pub use writeback::run as run_writeback;
 
 use crate::broker::Broker;
@@ -28,10 +30,8 @@ use crate::broker::EventAppend;
 use crate::broker::JobAppend;
 use crate::broker::JobOutcome;
 use crate::broker::Once;
-use crate::broker::Seed;
 use crate::event::Cursor;
 use crate::event::Delivery;
-use crate::event::Id;
 use crate::jobs::JobUpdate;
 use crate::jobs::TerminalStatuses;
 use crate::store::Store;
@@ -53,6 +53,8 @@ pub struct Ingest {
     pub metrics: Metrics,
     /// Which statuses end a job.
     pub terminal: TerminalStatuses,
+    /// Questions about unknown jobs, asked together.
+    pub seeds: Seeds,
 }
 
 /// An update could not be judged now; it may be tried again under the same name.
@@ -82,7 +84,7 @@ impl Ingest {
         let mut outcome = self.broker.append_job(&append).await;
         let seed;
         if matches!(outcome, Ok(JobOutcome::Unknown)) {
-            seed = self.seed(&update.job).await?;
+            seed = self.seeds.of(&self.store, &self.terminal, &update.job).await?;
             append.seed = Some(&seed);
             outcome = self.broker.append_job(&append).await;
         }
@@ -138,12 +140,6 @@ impl Ingest {
                 Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
             }
         }
-    }
-
-    async fn seed(&self, job: &Id) -> Result<Seed, StoreError> {
-        let rows = self.store.jobs(std::slice::from_ref(job), &self.terminal).await?;
-        let row = rows.into_iter().next().map(|(_, row)| row);
-        Ok(row.map_or_else(Seed::default, |row| Seed { state: row.state, version: row.version }))
     }
 
     fn count(&self, outcome: &Result<JobOutcome, BrokerError>, update: &JobUpdate, source: &str) {

@@ -48,6 +48,9 @@ impl Publication {
         let text = text.trim_start();
         let wire: Wire<'_> = serde_json::from_str(text).ok().filter(|_| text.starts_with('{')).ok_or("body")?;
         let channel = Channel::parse(&wire.channel).map_err(|_| "channel")?;
+        if channel.as_str() == "user.me" {
+            return Err("channel"); // of a subscriber it means the caller; a publisher has to say who
+        }
         let name = match (&wire.event, channel.kind()) {
             // Jobs have a fold and presence has leases: neither is published to from outside.
             (_, Kind::Jobs | Kind::Presence) => return Err("channel"),

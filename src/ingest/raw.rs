@@ -5,7 +5,6 @@
 //! that both append do no harm. Of each job one update is under way at a time, in the order in which they were sent.
 
 use std::collections::HashMap;
-use std::collections::HashSet;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -21,6 +20,8 @@ pub(super) const HOLD: Duration = Duration::from_millis(300);
 /// How long a new subscriber leaves everything to those who have heard more. They take over within one `HOLD`, so that by
 /// then every update that was sent before the subscription is judged.
 const FRESH: Duration = Duration::from_millis(600);
+/// Pause before an append that failed is tried again.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// Updates and bytes held at most; beyond them new ones are dropped and counted.
 pub(super) const HELD_MAX: usize = 200_000;
 pub(super) const HELD_BYTES_MAX: usize = 128 * 1024 * 1024;
@@ -38,6 +39,21 @@ pub(super) struct Held {
     weight: usize,
     /// Answered `Behind`: the log up to here tells whether it was judged.
     behind: Option<LogId>,
+    /// An append failed: not before this.
+    retry_at: Option<Instant>,
+}
+
+impl Held {
+    fn is_due(&self, owned: impl Fn() -> bool, owner_from: Instant, seen: LogId, now: Instant) -> bool {
+        if self.retry_at.is_some_and(|at| now < at) {
+            return false;
+        }
+        if let Some(end) = self.behind {
+            return end <= seen;
+        }
+        let others = if self.heard_at < owner_from { FRESH + HOLD } else { HOLD };
+        now >= self.heard_at + others || (owner_from <= now && owned())
+    }
 }
 
 #[derive(Debug, Default)]
@@ -78,7 +94,10 @@ impl RawQueue {
     /// The subscription is new: what is held keeps its names, what comes needs a mark first.
     pub(super) fn subscribed(&mut self, alone: bool, now: Instant) {
         self.mark = None;
-        self.unnamed.clear();
+        // What nobody else can have heard is kept until a mark comes, over any number of subscriptions.
+        if !(alone && self.alone) {
+            self.forget_unnamed();
+        }
         self.alone = alone;
         self.owner_from = Some(if alone { now } else { now + FRESH });
     }
@@ -90,13 +109,25 @@ impl RawQueue {
             for (at, (update, accepted_us, weight)) in std::mem::take(&mut self.unnamed).into_iter().enumerate() {
                 let name = RawName { mark: number.saturating_sub(1), offset: BEFORE_MARK + at as u64 };
                 jobs.push(update.job.clone());
+                self.bytes -= weight;
                 self.hold(name, update, accepted_us, weight, now);
             }
         }
-        self.unnamed = Vec::new();
+        self.forget_unnamed();
         self.mark = Some(number);
         self.offset = 0;
         jobs
+    }
+
+    fn forget_unnamed(&mut self) {
+        self.bytes -= self.unnamed.iter().map(|(_, _, weight)| weight).sum::<usize>();
+        self.unnamed = Vec::new();
+    }
+
+    /// The log began anew: positions in it mean nothing any more.
+    pub(super) fn reopened(&mut self) {
+        self.seen = LogId::ZERO;
+        self.jobs.values_mut().flat_map(|queue| &mut queue.items).for_each(|held| held.behind = None);
     }
 
     /// A message was heard that is no valid update: it counts all the same, on every node.
@@ -112,7 +143,11 @@ impl RawQueue {
         }
         match self.mark {
             Some(mark) => self.hold(RawName { mark, offset: self.offset }, update, accepted_us, weight, now),
-            None if self.alone => self.unnamed.push((update, accepted_us, weight)),
+            None if self.alone => {
+                self.bytes += weight;
+                self.unnamed.push((update, accepted_us, weight));
+            }
+            // Others hear it as well, and have a name for it.
             None => {}
         }
         true
@@ -122,7 +157,16 @@ impl RawQueue {
         self.held += 1;
         self.bytes += weight;
         let queue = self.jobs.entry(update.job.clone()).or_default();
-        queue.items.push_back(Held { name, update, accepted_us, late: false, heard_at: now, weight, behind: None });
+        queue.items.push_back(Held {
+            name,
+            update,
+            accepted_us,
+            late: false,
+            heard_at: now,
+            weight,
+            behind: None,
+            retry_at: None,
+        });
     }
 
     /// The log shows that this update was judged.
@@ -147,26 +191,28 @@ impl RawQueue {
         let owner_from = self.owner_from?;
         let queue = self.jobs.get_mut(job).filter(|queue| !queue.under_way)?;
         let held = queue.items.front_mut()?;
-        match held.behind {
+        if !held.is_due(|| owned, owner_from, self.seen, now) {
+            return None;
+        }
+        if held.behind.take().is_some() {
             // Not struck off although the log was read that far: it was passed over and is judged now, late.
-            Some(end) if end <= self.seen => (held.late, held.behind) = (true, None),
-            Some(_) => return None,
-            None if owned && owner_from <= now => {}
-            None if held.heard_at < owner_from && now >= held.heard_at + FRESH + HOLD => {}
-            None if held.heard_at >= owner_from && now >= held.heard_at + HOLD => {}
-            None => return None,
+            held.late = true;
         }
         queue.under_way = true;
         Some(held.clone())
     }
 
     /// An update that was under way has met its fate.
-    pub(super) fn done(&mut self, job: &Id, name: RawName, fate: Fate) {
+    pub(super) fn done(&mut self, job: &Id, name: RawName, fate: Fate, now: Instant) {
         let Some(queue) = self.jobs.get_mut(job) else { return };
         queue.under_way = false;
         match fate {
             Fate::Judged => self.judged(job, name),
-            Fate::Failed => {}
+            Fate::Failed => {
+                if let Some(held) = queue.items.front_mut().filter(|held| held.name == name) {
+                    held.retry_at = Some(now + RETRY_PAUSE);
+                }
+            }
             Fate::Behind(end) => {
                 if let Some(held) = queue.items.front_mut().filter(|held| held.name == name) {
                     held.behind = Some(end);
@@ -185,9 +231,14 @@ impl RawQueue {
         }
     }
 
-    /// Jobs of which something is held.
-    pub(super) fn waiting(&self) -> HashSet<Id> {
-        self.jobs.iter().filter(|(_, queue)| !queue.under_way).map(|(job, _)| job.clone()).collect()
+    /// Jobs that may have something to append, at most `max`.
+    pub(super) fn due(&self, owns: impl Fn(&Id) -> bool, now: Instant, max: usize) -> Vec<Id> {
+        let Some(owner_from) = self.owner_from else { return Vec::new() };
+        let due = |(job, queue): &(&Id, &JobQueue)| {
+            let held = queue.items.front().filter(|_| !queue.under_way);
+            held.is_some_and(|held| held.is_due(|| owns(job), owner_from, self.seen, now))
+        };
+        self.jobs.iter().filter(due).map(|(job, _)| job.clone()).take(max).collect()
     }
 
     /// Whether this node has heard enough to own jobs.

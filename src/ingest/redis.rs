@@ -26,10 +26,10 @@ use crate::jobs::Reject;
 
 /// How often what waits for others is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
-/// Appends under way at once.
-const UNDER_WAY_MAX: usize = 256;
-/// Pause before an append that failed is tried again.
-const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// Appends under way at once. Many, because those of jobs that only the database knows may wait for it.
+const UNDER_WAY_MAX: usize = 4096;
+/// How often failing appends are said in the log; the metrics count each.
+const SAID_EVERY: Duration = Duration::from_secs(10);
 
 /// What the log shows to have been judged, in its order.
 #[derive(Debug, Clone)]
@@ -38,6 +38,8 @@ pub struct Judged {
     pub names: Vec<(Id, RawName)>,
     /// Everything up to here has been said.
     pub upto: LogId,
+    /// The log began anew before this.
+    pub anew: bool,
 }
 
 /// Hears, holds, appends until `stop`. Its inputs: raw messages, judgements from the log, appends that end, and its clock.
@@ -51,6 +53,8 @@ pub async fn run(
     let mut queue = RawQueue::default();
     let mut under_way = FuturesUnordered::new();
     let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut said: Option<Instant> = None;
     loop {
         let mut touched: Vec<Id> = Vec::new();
         if let Some(broker) = ingest.broker.redis() {
@@ -60,19 +64,25 @@ pub async fn run(
             biased;
             () = stop.cancelled() => return,
             Some(judged) = judged.recv() => {
+                if judged.anew {
+                    queue.reopened();
+                }
                 for (job, name) in &judged.names {
                     queue.judged(job, *name);
                 }
                 queue.seen(judged.upto);
             }
-            Some((job, name, fate)) = under_way.next(), if !under_way.is_empty() => {
-                queue.done(&job, name, fate);
+            Some(appended) = under_way.next(), if !under_way.is_empty() => {
+                let (job, name, done): Appended = appended;
+                let fate = done.unwrap_or_else(|error| failed(&error, &mut said));
+                queue.done(&job, name, fate, Instant::now());
                 touched.push(job);
             }
-            Some(message) = raw.recv(), if under_way.len() < UNDER_WAY_MAX => {
+            // Always taken in, whatever is under way: a queue that fills up behind us would look like a lost connection.
+            Some(message) = raw.recv() => {
                 touched = hear(&ingest, &members, &mut queue, message);
             }
-            _ = look.tick() => touched.extend(queue.waiting()),
+            _ = look.tick() => touched = queue.due(|job| members.owns(job), Instant::now(), UNDER_WAY_MAX),
         }
         for job in touched {
             if under_way.len() >= UNDER_WAY_MAX {
@@ -128,22 +138,27 @@ fn drop_update(ingest: &Ingest, reject: Reject) {
     }
 }
 
-async fn append(ingest: &Ingest, held: Held) -> (Id, RawName, Fate) {
+fn failed(error: &IngestError, said: &mut Option<Instant>) -> Fate {
+    if said.is_none_or(|said| said.elapsed() > SAID_EVERY) {
+        *said = Some(Instant::now());
+        tracing::warn!(%error, "appends fail and are tried again");
+    }
+    Fate::Failed
+}
+
+/// An append that has ended.
+type Appended = (Id, RawName, Result<Fate, IngestError>);
+
+async fn append(ingest: &Ingest, held: Held) -> Appended {
     let once = if held.late { Once::LateRaw(held.name) } else { Once::Raw(held.name) };
     let judged = ingest.judge(&held.update, &once, held.accepted_us, "redis").await;
-    let fate = match judged {
-        Ok(JobOutcome::Behind(end)) => Fate::Behind(end),
-        Ok(_) => {
+    let fate = judged.map(|outcome| match outcome {
+        JobOutcome::Behind(end) => Fate::Behind(end),
+        _ => {
             let lag = clock::now_us().saturating_sub(held.accepted_us);
             ingest.metrics.ingest_lag.observe(Duration::from_micros(lag).as_secs_f64());
             Fate::Judged
         }
-        Err(error) => {
-            let away = matches!(error, IngestError::Broker(_));
-            tracing::warn!(%error, away, "append failed and is tried again");
-            tokio::time::sleep(RETRY_PAUSE).await;
-            Fate::Failed
-        }
-    };
+    });
     (held.update.job, held.name, fate)
 }

@@ -132,7 +132,7 @@ impl World {
     fn take(&mut self, at: usize) {
         // Two nodes that both think that they own a job do no harm: here everybody thinks so.
         let Some(node) = self.nodes.get_mut(at).filter(|node| node.alive) else { return };
-        for job in node.queue.waiting() {
+        for job in node.queue.due(|_| true, self.now, usize::MAX) {
             if let Some(held) = node.queue.take(&job, true, self.now) {
                 node.under_way.push(held);
             }
@@ -146,7 +146,8 @@ impl World {
         }
         let held = node.under_way.remove(0);
         let fate = self.judge.judge(&held);
-        node.queue.done(&held.update.job, held.name, if heard { fate } else { Fate::Failed });
+        let fate = if heard { fate } else { Fate::Failed };
+        node.queue.done(&held.update.job, held.name, fate, self.now);
     }
 
     fn step(&mut self, step: &Step) {
@@ -233,7 +234,7 @@ fn a_node_that_was_passed_over_appends_late_and_once() {
     let held = slow.queue.take(&job, true, later).expect("its turn");
     let fate = judge.judge(&held);
     assert_eq!(fate, Fate::Behind(judge.end()));
-    slow.queue.done(&job, held.name, fate);
+    slow.queue.done(&job, held.name, fate, later);
     assert_eq!(slow.queue.take(&job, true, later), None, "not before the log was read that far");
     slow.read_on(&judge);
     let held = slow.queue.take(&job, true, later).expect("passed over");

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::event::Entry;
 use crate::event::Id;
@@ -21,6 +22,8 @@ use crate::telemetry::Metrics;
 const GATHER: Duration = Duration::from_millis(200);
 /// Rows of one statement.
 const BATCH_MAX: usize = 500;
+/// Statements of one round.
+const BATCHES_MAX: usize = 20;
 /// How long a state of another node's job is kept, in case that node dies before it writes.
 const SHADOW: Duration = Duration::from_secs(10);
 /// States kept at most; the rest is written by whoever comes first.
@@ -33,31 +36,70 @@ struct Dirty {
     since: Instant,
 }
 
-/// Gathers and writes until the log ends. Its inputs: entries of the log, and its clock.
-pub async fn run(
-    store: Store,
-    members: Members,
-    metrics: Metrics,
-    mut entries: mpsc::Receiver<Arc<[Arc<Entry>]>>,
-    stop: CancellationToken,
-) {
+/// What a write leaves behind: the versions that are in the database now.
+type Written = Vec<(Id, LogId)>;
+
+/// Gathers and writes until the log ends. Its inputs: entries of the log, the write that is under way, and its clock.
+///
+/// A write never holds the gathering back: the task that feeds this one also feeds every stream.
+pub async fn run(store: Store, members: Members, metrics: Metrics, mut entries: mpsc::Receiver<Arc<[Arc<Entry>]>>) {
     let mut dirty: HashMap<Id, Dirty> = HashMap::new();
+    let mut under_way = FuturesUnordered::new();
     let mut gather = tokio::time::interval(GATHER);
     gather.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            () = stop.cancelled() => break,
             batch = entries.recv() => match batch {
                 Some(batch) => batch.iter().for_each(|entry| note(&mut dirty, entry, &metrics)),
                 None => break,
             },
-            _ = gather.tick() => write(&store, &members, &metrics, &mut dirty).await,
+            Some(written) = under_way.next(), if !under_way.is_empty() => forget(&mut dirty, &written),
+            _ = gather.tick() => if under_way.is_empty() {
+                under_way.push(write(&store, &metrics, due(&members, &mut dirty)));
+            },
         }
     }
-    while let Ok(batch) = entries.try_recv() {
-        batch.iter().for_each(|entry| note(&mut dirty, entry, &metrics));
+    while let Some(written) = under_way.next().await {
+        forget(&mut dirty, &written);
     }
-    write(&store, &members, &metrics, &mut dirty).await;
+    write(&store, &metrics, due(&members, &mut dirty)).await;
+}
+
+fn forget(dirty: &mut HashMap<Id, Dirty>, written: &Written) {
+    for (id, version) in written {
+        if dirty.get(id).is_some_and(|state| state.version == *version) {
+            dirty.remove(id);
+        }
+    }
+    if dirty.len() * 4 < dirty.capacity() {
+        dirty.shrink_to_fit();
+    }
+}
+
+/// The states that this node has to write. Those of others are kept for a while, in case their owner dies before it writes.
+fn due(members: &Members, dirty: &mut HashMap<Id, Dirty>) -> Vec<(Id, JobState, LogId)> {
+    dirty.retain(|id, state| state.since.elapsed() < SHADOW || members.owns(id));
+    let mine = dirty.iter().filter(|(id, _)| members.owns(id)).take(BATCH_MAX * BATCHES_MAX);
+    let parsed = |(id, state): (&Id, &Dirty)| Some((id.clone(), JobState::from_json(&state.data)?, state.version));
+    mine.filter_map(parsed).collect()
+}
+
+async fn write(store: &Store, metrics: &Metrics, states: Vec<(Id, JobState, LogId)>) -> Written {
+    let mut written = Vec::new();
+    for batch in states.chunks(BATCH_MAX) {
+        match store.write_back(batch).await {
+            Ok(rows) => {
+                metrics.writeback.with_label_values(&["written"]).inc_by(rows);
+                written.extend(batch.iter().map(|(id, _, version)| (id.clone(), *version)));
+            }
+            Err(error) => {
+                metrics.writeback.with_label_values(&["failed"]).inc();
+                tracing::debug!(%error, "job states are not written back yet");
+                break;
+            }
+        }
+    }
+    written
 }
 
 fn note(dirty: &mut HashMap<Id, Dirty>, entry: &Entry, metrics: &Metrics) {
@@ -68,32 +110,4 @@ fn note(dirty: &mut HashMap<Id, Dirty>, entry: &Entry, metrics: &Metrics) {
         return;
     }
     dirty.insert(id, Dirty { data: Arc::clone(&event.data), version: entry.id, since: Instant::now() });
-}
-
-async fn write(store: &Store, members: &Members, metrics: &Metrics, dirty: &mut HashMap<Id, Dirty>) {
-    dirty.retain(|id, state| state.since.elapsed() < SHADOW || members.owns(id));
-    let mine = dirty.iter().filter(|(id, _)| members.owns(id));
-    let states: Vec<(Id, JobState, LogId)> = mine
-        .filter_map(|(id, state)| JobState::from_json(&state.data).map(|folded| (id.clone(), folded, state.version)))
-        .collect();
-    for batch in states.chunks(BATCH_MAX) {
-        match store.write_back(batch).await {
-            Ok(rows) => {
-                metrics.writeback.with_label_values(&["written"]).inc_by(rows);
-                for (id, _, version) in batch {
-                    if dirty.get(id).is_some_and(|state| state.version == *version) {
-                        dirty.remove(id);
-                    }
-                }
-            }
-            Err(error) => {
-                metrics.writeback.with_label_values(&["failed"]).inc();
-                tracing::warn!(%error, "job states are not written back yet");
-                return;
-            }
-        }
-    }
-    if dirty.len() * 4 < dirty.capacity() {
-        dirty.shrink_to_fit();
-    }
 }

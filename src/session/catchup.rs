@@ -25,6 +25,8 @@ const ASKED_AT_ONCE: usize = 16;
 pub(super) struct Current {
     /// Its log position.
     pub(super) version: LogId,
+    /// Known from the log itself, which the window will reach; a row's version may be that of a log that is no more.
+    pub(super) in_log: bool,
     /// Whether the job has ended.
     pub(super) terminal: bool,
     /// The state as an event.
@@ -49,6 +51,11 @@ impl Sessions {
                 None => elsewhere.push(channel.clone()),
             }
         }
+        if elsewhere.is_empty() {
+            return Ok(states);
+        }
+        // Bounded: after a loss of continuity every stream asks at once.
+        let _turn = self.catchups.acquire().await.map_err(|_| ApiError::unavailable("stopping"))?;
         let unknown = self.ask_broker(elsewhere, &mut states).await?;
         self.ask_store(&unknown, &mut states).await?;
         Ok(states)
@@ -57,7 +64,7 @@ impl Sessions {
     pub(super) fn in_window(&self, channel: &Channel, upto: LogId) -> Option<Current> {
         let entry = self.hub.window().last(channel, upto)?;
         let event = entry.event.clone()?;
-        Some(Current { version: entry.id, terminal: event.terminal, event })
+        Some(Current { version: entry.id, in_log: true, terminal: event.terminal, event })
     }
 
     /// Answers the channels of which the broker knows nothing.
@@ -78,7 +85,7 @@ impl Sessions {
         let mut unknown = Vec::new();
         for (channel, id, known) in answers {
             match known {
-                Some(known) => drop(states.insert(channel, current(&id, &known))),
+                Some(known) => drop(states.insert(channel, current(&id, &known, true))),
                 None => unknown.push((channel, id)),
             }
         }
@@ -97,13 +104,13 @@ impl Sessions {
         for (channel, id) in jobs {
             let Some(row) = rows.remove(id) else { continue };
             let Some(state) = row.state else { continue };
-            states.insert(channel.clone(), current(id, &KnownJob { state, version: row.version }));
+            states.insert(channel.clone(), current(id, &KnownJob { state, version: row.version }, false));
         }
         Ok(())
     }
 }
 
-fn current(id: &Id, known: &KnownJob) -> Current {
+fn current(id: &Id, known: &KnownJob, in_log: bool) -> Current {
     let event = Event {
         channel: Channel::of(Kind::Jobs, id),
         name: EventName::JOB_UPDATE,
@@ -112,5 +119,5 @@ fn current(id: &Id, known: &KnownJob) -> Current {
         terminal: known.state.terminal,
         accepted_us: 0,
     };
-    Current { version: known.version, terminal: known.state.terminal, event }
+    Current { version: known.version, in_log, terminal: known.state.terminal, event }
 }

@@ -8,6 +8,7 @@ mod stream;
 
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use open::Answer;
@@ -48,6 +49,8 @@ pub struct Sessions {
     pub terminal: TerminalStatuses,
     /// Bounds of a stream's queue.
     pub outbox: OutboxLimits,
+    /// Streams that ask the log or the database about the past at once.
+    pub catchups: Arc<Semaphore>,
     /// Longest silence of a stream, in milliseconds, as the client is told.
     pub heartbeat_ms: u64,
 }
@@ -170,6 +173,8 @@ pub struct Session {
     denied: Vec<Denied>,
     verdict: Verdict,
     resume: Option<Cursor>,
+    /// The beginning of the log in which the cursor was judged.
+    generation: u64,
     until_done: bool,
     session: Option<String>,
     kill: CancellationToken,

@@ -85,8 +85,11 @@ impl Sessions {
             return Err(ApiError::invalid("until"));
         }
         let (grants, denied) = self.judge_channels(&request).await?;
+        let generation = self.hub.window().generation();
         let (verdict, resume) = self.judge_cursor(request.resume).await?;
-        self.metrics.resumes.with_label_values(&[verdict.as_str()]).inc();
+        if !matches!(verdict, Verdict::Reset(_)) {
+            self.metrics.resumes.with_label_values(&[verdict.as_str()]).inc();
+        }
         let session = Session {
             sessions: self.clone(),
             id: ConnectionId(random()?),
@@ -95,6 +98,7 @@ impl Sessions {
             denied,
             verdict,
             resume,
+            generation,
             until_done: request.until_done,
             session: request.session,
             kill: request.kill,

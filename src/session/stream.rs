@@ -13,12 +13,12 @@ use async_stream::stream;
 use futures_util::Stream;
 use tokio::time::Instant;
 
+use crate::broker::Located;
 use crate::clock;
 use crate::error::ApiError;
 use crate::event::Channel;
 use crate::event::Cursor;
 use crate::event::Entry;
-use crate::event::Epoch;
 use crate::event::Kind;
 use crate::event::LogId;
 use crate::hub::CloseReason;
@@ -78,9 +78,8 @@ impl Drop for Leaving {
 
 /// Where a stream is while it catches up.
 struct Progress {
-    at: LogId,
+    at: Cursor,
     generation: u64,
-    epoch: Epoch,
     /// Nothing of the log was sent yet: a fresh stream may still choose where it begins.
     untouched: bool,
     /// Job channels of which the replay said something, and whether that was an end.
@@ -97,34 +96,37 @@ impl Session {
             let channels = leaving.session.channels();
             let mut verdict = leaving.session.verdict;
             let mut resume = leaving.session.resume;
+            // The cursor was judged against the log of that beginning, and means nothing in another.
+            let mut generation = Some(leaving.session.generation);
             let connected = Frame::control("connected", leaving.session.connected(), None);
             yield Output::Frames(VecDeque::from([connected]));
             // A new stream is better told at once that it can't be served; one that is open waits, or all would come back together.
             let mut patience = Duration::ZERO;
             'anew: loop {
                 if let Verdict::Reset(reason) = verdict {
+                    leaving.session.sessions.metrics.resumes.with_label_values(&["reset"]).inc();
                     yield Output::Frames(VecDeque::from([reset(&channels, reason)]));
                 }
-                let mut progress = leaving.session.begin(resume);
+                let mut progress = leaving.session.begin(resume, generation);
                 let joined = loop {
                     loop {
                         match leaving.session.page(&channels, &mut progress).await {
                             Ok(Page::Frames(frames)) => yield Output::Frames(frames),
                             Ok(Page::CaughtUp) => break,
-                            Ok(Page::Lost) => { (verdict, resume) = LOST; continue 'anew; }
-                            Err(error) => { yield Output::Problem(error); return; }
+                            Ok(Page::Lost) => { (verdict, resume, generation) = LOST; continue 'anew; }
+                            Err(error) => { leaving.because(CloseReason::Problem); yield Output::Problem(error); return; }
                         }
                     }
                     match leaving.session.snapshots_patiently(&channels, &mut progress, patience).await {
                         Ok(Some(frames)) => if !frames.is_empty() { yield Output::Frames(frames) },
                         Ok(None) => continue,
-                        Err(error) => { yield Output::Problem(error); return; }
+                        Err(error) => { leaving.because(CloseReason::Problem); yield Output::Problem(error); return; }
                     }
                     let register = leaving.session.register(&leaving.outbox, &progress);
                     match leaving.session.sessions.hub.register(register).await {
                         Ok(cursor) => break cursor,
                         Err(Refused::Behind) => {}
-                        Err(Refused::Reopened) => { (verdict, resume) = LOST; continue 'anew; }
+                        Err(Refused::Reopened) => { (verdict, resume, generation) = LOST; continue 'anew; }
                         Err(Refused::Stopped) => { leaving.because(CloseReason::Shutdown); yield Output::End(CloseReason::Shutdown); return; }
                     }
                 };
@@ -134,7 +136,7 @@ impl Session {
                     let drained = std::future::poll_fn(|cx| leaving.outbox.poll_drain(cx)).await;
                     match drained {
                         Drained::Frames(frames) => yield Output::Frames(frames),
-                        Drained::Resync => { (verdict, resume) = LOST; continue 'anew; }
+                        Drained::Resync => { (verdict, resume, generation) = LOST; continue 'anew; }
                         Drained::End(reason) => { leaving.because(reason); yield Output::End(reason); return; }
                     }
                 }
@@ -142,13 +144,12 @@ impl Session {
         }
     }
 
-    fn begin(&self, resume: Option<Cursor>) -> Progress {
+    fn begin(&self, resume: Option<Cursor>, judged_in: Option<u64>) -> Progress {
         let window = self.sessions.hub.window();
         // The generation first: if the log begins anew in between, the lane refuses the older one.
-        let generation = window.generation();
-        let head = window.head();
-        let at = resume.map_or(head.at, |cursor| cursor.at);
-        Progress { at, generation, epoch: head.epoch, untouched: resume.is_none(), said: HashMap::new() }
+        let generation = judged_in.filter(|_| resume.is_some()).unwrap_or_else(|| window.generation());
+        let at = resume.unwrap_or_else(|| window.head());
+        Progress { at, generation, untouched: resume.is_none(), said: HashMap::new() }
     }
 
     /// The next part of the replay, from the window or, beyond it, from the log itself.
@@ -158,17 +159,18 @@ impl Session {
         if window.generation() != progress.generation {
             return Ok(Page::Lost);
         }
-        if progress.at >= head.at {
+        if progress.at.at >= head.at {
             return Ok(Page::CaughtUp);
         }
         if progress.untouched {
             // Whoever brings no cursor is owed the present, not what happened while the stream was opened.
-            progress.at = head.at;
+            progress.at = head;
             return Ok(Page::CaughtUp);
         }
-        let entries = match window.page(channels, progress.at, head.at, PAGE) {
+        let entries = match window.page(channels, progress.at.at, head.at, PAGE) {
             Some(page) => {
-                progress.at = page.upto;
+                let last = page.entries.last().map(|entry| progress.cursor(entry));
+                progress.at = if page.complete { head } else { last.unwrap_or(head) };
                 page.entries
             }
             None => match self.page_of_log(channels, progress).await? {
@@ -188,9 +190,15 @@ impl Session {
             tracing::warn!(%error, "the log can't be read");
             ApiError::unavailable("broker")
         };
-        let page = self.sessions.broker.read_after(progress.at, PAGE * 4).await.map_err(unavailable)?;
+        let _turn = self.sessions.catchups.acquire().await.map_err(|_| ApiError::unavailable("stopping"))?;
+        let broker = &self.sessions.broker;
+        let page = broker.read_after(progress.at.at, PAGE * 4).await.map_err(unavailable)?;
+        // Asked after reading: as long as the entry before the page is still there, nothing of the page was trimmed away.
+        if broker.locate(&progress.at).await.map_err(unavailable)? != Located::Found {
+            return Ok(None);
+        }
         let Some(last) = page.last() else { return Ok(None) };
-        progress.at = last.id;
+        progress.at = progress.cursor(last);
         let wanted = |entry: &Entry| entry.event.as_ref().is_some_and(|event| channels.contains(&event.channel));
         Ok(Some(page.into_iter().filter(wanted).map(Arc::new).collect()))
     }
@@ -222,10 +230,13 @@ impl Session {
     ) -> Result<Option<VecDeque<Frame>>, ApiError> {
         let silent = |channel: &&Channel| channel.kind() == Kind::Jobs && !progress.said.contains_key(*channel);
         let silent: Vec<Channel> = channels.iter().filter(silent).cloned().collect();
-        let states = self.sessions.states(&silent, progress.at).await?;
-        let newest = states.values().map(|state| state.version).max().unwrap_or(LogId::ZERO);
-        if newest > progress.at && self.sessions.hub.window().reached(newest, STATE_AHEAD_WAIT).await {
-            return Ok(None);
+        let states = self.sessions.states(&silent, progress.at.at).await?;
+        let in_log = states.values().filter(|state| state.in_log);
+        let newest = in_log.map(|state| state.version).max().unwrap_or(LogId::ZERO);
+        if newest > progress.at.at {
+            // What is older than the snapshot would follow it, and take the client back: so first the log, then the snapshot.
+            let reached = self.sessions.hub.window().reached(newest, STATE_AHEAD_WAIT).await;
+            return if reached { Ok(None) } else { Err(ApiError::unavailable("broker")) };
         }
         progress.untouched = false;
         let mut frames = VecDeque::new();
@@ -244,7 +255,7 @@ impl Session {
             id: self.id,
             grants: self.grants.iter().map(|(grant, _)| grant.clone()).collect(),
             outbox: Arc::clone(outbox),
-            from: progress.at,
+            from: progress.at.at,
             generation: progress.generation,
             until_done,
             expires_at: self.principal.expires_at.saturating_add(LEEWAY_S),
@@ -254,7 +265,7 @@ impl Session {
 }
 
 /// After continuity was lost.
-const LOST: (Verdict, Option<Cursor>) = (Verdict::Reset(ResetReason::HistoryRewritten), None);
+const LOST: (Verdict, Option<Cursor>, Option<u64>) = (Verdict::Reset(ResetReason::HistoryRewritten), None, None);
 
 enum Page {
     Frames(VecDeque<Frame>),
@@ -263,12 +274,16 @@ enum Page {
 }
 
 impl Progress {
+    fn cursor(&self, entry: &Entry) -> Cursor {
+        Cursor { epoch: self.at.epoch, at: entry.id, print: entry.print }
+    }
+
     fn frame(&mut self, entry: &Arc<Entry>) -> Option<Frame> {
         let event = entry.event.as_ref()?;
         if event.channel.kind() == Kind::Jobs {
             self.said.insert(event.channel.clone(), event.terminal);
         }
-        Some(Frame::event(event, Some(Cursor { epoch: self.epoch, at: entry.id, print: entry.print })))
+        Some(Frame::replayed(event, self.cursor(entry)))
     }
 }
 

@@ -25,6 +25,13 @@ pub fn init(config: &Config) -> Result<(), String> {
     } else {
         base.compact().with_target(false).try_init()
     };
-    drop(done);
+    if done.is_ok() {
+        // A panic becomes a line like every other.
+        std::panic::set_hook(Box::new(|info| {
+            let place = info.location().map(ToString::to_string).unwrap_or_default();
+            let message = info.payload_as_str().unwrap_or("");
+            tracing::error!(panic.place = place, panic.message = message, "panicked");
+        }));
+    }
     Ok(())
 }

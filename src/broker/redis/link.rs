@@ -3,6 +3,7 @@
 //! The crate's automatic reconnect goes silent in several cases (a frozen peer is never left, retries run out), so a
 //! connection that fails or times out is thrown away and made anew here.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -66,7 +67,10 @@ impl Link {
         if ask("appendonly").await.is_some_and(|value| value == "no") {
             risks.push("redis_without_aof");
         }
-        if ask("maxmemory-policy").await.is_some_and(|value| value.starts_with("allkeys")) {
+        if ask("maxmemory-policy")
+            .await
+            .is_some_and(|value| value.starts_with("allkeys") || value.starts_with("volatile"))
+        {
             risks.push("redis_evicts_keys");
         }
         Ok(risks)
@@ -108,35 +112,39 @@ impl Link {
     }
 
     pub(super) async fn query<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, BrokerError> {
-        let mut connection = self.connection()?;
-        let answer = command.query_async(&mut connection).await;
-        answer.map_err(|error| self.noticed(error))
+        let used = self.connection()?;
+        let answer = command.query_async(&mut used.0.clone()).await;
+        answer.map_err(|error| self.noticed(error, &used))
     }
 
     pub(super) async fn invoke<T: FromRedisValue>(&self, call: redis::ScriptInvocation<'_>) -> Result<T, BrokerError> {
-        let mut connection = self.connection()?;
-        let answer = call.invoke_async(&mut connection).await;
-        answer.map_err(|error| self.noticed(error))
+        let used = self.connection()?;
+        let answer = call.invoke_async(&mut used.0.clone()).await;
+        answer.map_err(|error| self.noticed(error, &used))
     }
 
-    fn connection(&self) -> Result<MultiplexedConnection, BrokerError> {
-        self.current.load().as_ref().map(|shared| shared.0.clone()).ok_or(BrokerError::Unavailable(None))
+    fn connection(&self) -> Result<Arc<Shared>, BrokerError> {
+        self.current.load_full().ok_or(BrokerError::Unavailable(None))
     }
 
-    fn noticed(&self, error: RedisError) -> BrokerError {
+    /// Throws the connection away that failed, and only that one: a late failure of an old one says nothing about its successor.
+    fn noticed(&self, error: RedisError, used: &Arc<Shared>) -> BrokerError {
         let error = classify(error);
-        if matches!(error, BrokerError::Unavailable(_)) && self.current.load().is_some() {
-            self.current.store(None);
-            self.broken.notify_one();
+        if matches!(error, BrokerError::Unavailable(_)) {
+            let before = self.current.compare_and_swap(used, None);
+            if before.as_ref().is_some_and(|before| Arc::ptr_eq(before, used)) {
+                self.broken.notify_one();
+            }
         }
         error
     }
 }
 
-fn classify(error: RedisError) -> BrokerError {
+pub(super) fn classify(error: RedisError) -> BrokerError {
     let away =
         error.is_io_error() || error.is_timeout() || error.is_connection_dropped() || error.is_unrecoverable_error();
-    let starting = error.code().is_some_and(|code| matches!(code, "LOADING" | "MASTERDOWN" | "CLUSTERDOWN"));
+    let starting =
+        error.code().is_some_and(|code| matches!(code, "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "READONLY"));
     match error.kind() {
         _ if away || starting => BrokerError::Unavailable(Some(error)),
         redis::ErrorKind::UnexpectedReturnType | redis::ErrorKind::Parse => BrokerError::Garbled,

@@ -17,12 +17,12 @@ local function remember_trimmed(meta, entry)
   end
 end
 
--- Entries older than retention_ms before `at` go; at most 1,000 in one step keeps the step short.
+-- Entries older than retention_ms before `at` go. Looking for the last of them costs the same however many they are.
 local function trim_by_age(log, meta, at, retention_ms)
   local floor = tonumber(string.match(at, '^(%d+)')) - retention_ms
-  local old = redis.call('XRANGE', log, '-', '(' .. string.format('%.0f', floor) .. '-0', 'COUNT', 1000)
-  if #old == 0 then return end
-  local last = old[#old]
+  if floor <= 0 then return end
+  local last = redis.call('XREVRANGE', log, '(' .. string.format('%.0f', floor) .. '-0', '-', 'COUNT', 1)[1]
+  if not last then return end
   remember_trimmed(meta, last)
   local ms, seq = string.match(last[1], '^(%d+)-(%d+)$')
   redis.call('XTRIM', log, 'MINID', '=', ms .. '-' .. string.format('%.0f', tonumber(seq) + 1))

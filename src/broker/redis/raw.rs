@@ -4,6 +4,7 @@
 //! order, the same to every node. So a mark's number and a count since then name a message for the whole cluster.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use crate::broker::RawMessage;
 use crate::broker::TailMessage;
 use crate::broker::redis::Shared;
 use crate::broker::redis::codec;
+use crate::broker::redis::link;
 use crate::broker::redis::link::Backoff;
 
 /// How often a mark is set. A mark that stays away for `MARK_LOST_AFTER` condemns the connection.
@@ -61,6 +63,8 @@ pub(super) async fn run(
 struct Inbox {
     messages: mpsc::Receiver<PushInfo>,
     bytes: Arc<AtomicUsize>,
+    /// More came than may wait, and was dropped: names count wrong from here on.
+    lost: Arc<AtomicBool>,
     connection: MultiplexedConnection,
 }
 
@@ -71,13 +75,16 @@ fn size(push: &PushInfo) -> usize {
 async fn subscribe(shared: &Shared) -> Result<Inbox, redis::RedisError> {
     let (sender, messages) = mpsc::channel::<PushInfo>(WAITING_MAX);
     let bytes = Arc::new(AtomicUsize::new(0));
-    let waiting = Arc::clone(&bytes);
+    let lost = Arc::new(AtomicBool::new(false));
+    let (waiting, overflown) = (Arc::clone(&bytes), Arc::clone(&lost));
+    // The crate drops what this refuses, without a word.
     let push = move |push: PushInfo| {
-        let size = size(&push);
-        if waiting.fetch_add(size, Ordering::Relaxed) > WAITING_BYTES_MAX {
+        let full = waiting.fetch_add(size(&push), Ordering::Relaxed) > WAITING_BYTES_MAX;
+        if full || sender.try_send(push).is_err() {
+            overflown.store(true, Ordering::Release);
             return Err(());
         }
-        sender.try_send(push).map_err(drop)
+        Ok(())
     };
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(Duration::from_secs(3)))
@@ -90,7 +97,7 @@ async fn subscribe(shared: &Shared) -> Result<Inbox, redis::RedisError> {
     let (settings, keys) = (&shared.settings, &shared.keys);
     let channels = [&settings.job_updates_channel, &keys.marks_channel, &keys.ephemeral_channel];
     connection.subscribe(&channels[..]).await?;
-    Ok(Inbox { messages, bytes, connection })
+    Ok(Inbox { messages, bytes, lost, connection })
 }
 
 /// One subscription's life. Its inputs: what Redis pushes, and the clock that sets marks and misses them.
@@ -102,19 +109,23 @@ async fn listen(
 ) -> Result<(), BrokerError> {
     let mut inbox = subscribe(shared).await.map_err(|e| BrokerError::Unavailable(Some(e)))?;
     let nonce = fastrand::u64(1..);
-    let alone = is_alone(shared).await?;
+    let alone = is_alone(shared, &mut inbox.connection).await?;
     if raw.send(RawMessage::Subscribed { alone }).await.is_err() {
         return Ok(());
     }
     let mut heard = tokio::time::Instant::now();
-    let marks = set_marks(shared, nonce);
+    let refused = AtomicBool::new(false);
+    let marks = set_marks(shared, nonce, inbox.connection.clone(), &refused);
     tokio::pin!(marks);
     let mut check = tokio::time::interval(MARK_EVERY);
     loop {
         let push = tokio::select! {
-            never = &mut marks => never,
+            error = &mut marks => return Err(error),
             _ = check.tick() => {
-                if heard.elapsed() > MARK_LOST_AFTER {
+                // Nothing waits, Redis takes our marks, and yet none comes: this subscription is dead. After a pause of the
+                // process everything is still waiting here, the marks among it.
+                let silent = heard.elapsed() > MARK_LOST_AFTER && inbox.messages.is_empty();
+                if silent && !refused.load(Ordering::Acquire) {
                     return Err(BrokerError::Unavailable(None));
                 }
                 continue;
@@ -122,7 +133,7 @@ async fn listen(
             push = inbox.messages.recv() => push.ok_or(BrokerError::Unavailable(None))?,
         };
         inbox.bytes.fetch_sub(size(&push), Ordering::Relaxed);
-        if push.kind == PushKind::Disconnection || inbox.bytes.load(Ordering::Relaxed) > WAITING_BYTES_MAX {
+        if push.kind == PushKind::Disconnection || inbox.lost.load(Ordering::Acquire) {
             return Err(BrokerError::Unavailable(None));
         }
         match message(shared, push) {
@@ -145,16 +156,15 @@ async fn listen(
                 }
             }
         }
-        // Holding the connection keeps the subscription.
-        let _: &MultiplexedConnection = &inbox.connection;
     }
 }
 
 /// Whether no other node is subscribed. Then nobody else has names for what was heard before the first mark.
-async fn is_alone(shared: &Shared) -> Result<bool, BrokerError> {
+async fn is_alone(shared: &Shared, connection: &mut MultiplexedConnection) -> Result<bool, BrokerError> {
     let mut command = redis::cmd("PUBSUB");
     command.arg("NUMSUB").arg(&shared.keys.marks_channel);
-    let (_, count): (String, u64) = shared.link.query(&command).await?;
+    let answer = command.query_async(connection).await;
+    let (_, count): (String, u64) = answer.map_err(|error| BrokerError::Unavailable(Some(error)))?;
     Ok(count <= 1)
 }
 
@@ -183,8 +193,14 @@ fn message(shared: &Shared, push: PushInfo) -> Option<Heard> {
     }
 }
 
-/// Sets marks for ever. A failure is noticed by the mark's staying away.
-async fn set_marks(shared: &Shared, nonce: u64) -> PushInfo {
+/// Sets marks until the connection fails. A Redis that answers but can't write (full, read-only) proves that it is there:
+/// what it delivers is worth hearing, so `refused` keeps the subscription.
+async fn set_marks(
+    shared: &Shared,
+    nonce: u64,
+    mut connection: MultiplexedConnection,
+    refused: &AtomicBool,
+) -> BrokerError {
     let mut every = tokio::time::interval(MARK_EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -192,8 +208,14 @@ async fn set_marks(shared: &Shared, nonce: u64) -> PushInfo {
         let mut call = shared.scripts.probe.prepare_invoke();
         call.key(&shared.keys.marks).arg(&shared.keys.marks_channel).arg(shared.node).arg(nonce);
         call.arg(u8::from(shared.may_own.load(Ordering::Acquire)));
-        if let Err(error) = shared.link.invoke::<u64>(call).await {
-            tracing::debug!(%error, "redis: mark not set");
+        let set: Result<u64, redis::RedisError> = call.invoke_async(&mut connection).await;
+        match set.map_err(link::classify) {
+            Ok(_) => refused.store(false, Ordering::Release),
+            Err(error @ BrokerError::Unavailable(_)) => return error,
+            Err(error) => {
+                tracing::debug!(%error, "redis: mark refused");
+                refused.store(true, Ordering::Release);
+            }
         }
     }
 }

@@ -75,6 +75,14 @@ async fn follow(
         }
     };
     loop {
+        // Before reading on: after a long pause the position may be trimmed away, and a read would skip what went with it.
+        if checked.elapsed() >= CHECK_EVERY {
+            if !is_proven(shared, &mut connection, &at).await? {
+                *head = None;
+                return Err(BrokerError::Garbled);
+            }
+            checked = tokio::time::Instant::now();
+        }
         let entries = read(shared, &mut connection, at.at).await?;
         shared.touch(&shared.tail_heard);
         backoff.reset();
@@ -83,13 +91,6 @@ async fn follow(
             *head = Some(at);
             if tail.send(TailMessage::Entries(entries.into_iter().map(Arc::new).collect())).await.is_err() {
                 return Ok(());
-            }
-        }
-        if checked.elapsed() >= CHECK_EVERY {
-            checked = tokio::time::Instant::now();
-            if !is_proven(shared, &mut connection, &at).await? {
-                *head = None;
-                return Err(BrokerError::Garbled);
             }
         }
     }
@@ -110,14 +111,18 @@ async fn read(shared: &Shared, connection: &mut MultiplexedConnection, at: LogId
     let reply: Option<StreamReadReply> =
         command.query_async(connection).await.map_err(|e| BrokerError::Unavailable(Some(e)))?;
     let keys = reply.map(|reply| reply.keys).unwrap_or_default();
-    Ok(keys.iter().flat_map(|key| key.ids.iter()).map(codec::entry).collect())
+    let entries: Vec<Entry> = keys.iter().flat_map(|key| key.ids.iter()).map(codec::entry).collect();
+    // Somebody else writes into our stream: the place is kept, the entry says nothing.
+    let foreign = entries.iter().filter(|entry| entry.event.is_none() && entry.judged.is_none());
+    foreign.for_each(|_| shared.metrics.reject("log", "unreadable"));
+    Ok(entries)
 }
 
 /// Reads which log this is and its newest part, as much as the window holds.
 async fn open(shared: &Shared, connection: &mut MultiplexedConnection) -> Result<(Cursor, TailMessage), BrokerError> {
     let unavailable = |error| BrokerError::Unavailable(Some(error));
     let mut call = shared.scripts.open.prepare_invoke();
-    call.key(&shared.keys.meta).key(&shared.keys.marks).arg(fastrand::u64(1..));
+    call.key(&shared.keys.meta).arg(fastrand::u64(1..));
     let answer: Vec<String> = call.invoke_async(connection).await.map_err(unavailable)?;
     let epoch = Epoch(answer.first().and_then(|text| text.parse().ok()).ok_or(BrokerError::Garbled)?);
     let trimmed = codec::cursor(answer.get(1), answer.get(2), epoch).ok_or(BrokerError::Garbled)?;
