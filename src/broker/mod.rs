@@ -23,6 +23,7 @@ pub use types::Once;
 pub use types::RawMessage;
 pub use types::Seed;
 pub use types::SourceEntry;
+pub use types::Standing;
 pub use types::TailMessage;
 
 use crate::event::Cursor;

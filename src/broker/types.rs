@@ -110,6 +110,17 @@ pub enum TailMessage {
     Ephemeral(Event),
 }
 
+/// What a node says of itself with each mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// Number of its first mark since it subscribed; 0: not heard yet. The smaller, the more it has heard.
+    pub since: u64,
+    /// Everything that it heard before this mark is judged.
+    pub floor: u64,
+    /// Nothing from before its subscription is left for others to append: it may append itself.
+    pub caught_up: bool,
+}
+
 /// What arrives over the raw channels, in order.
 #[derive(Debug, Clone)]
 pub enum RawMessage {
@@ -124,8 +135,8 @@ pub enum RawMessage {
         number: u64,
         /// The node that set it.
         node: u64,
-        /// It has heard everything for long enough to own jobs.
-        owner: bool,
+        /// What the node says of itself.
+        standing: Standing,
     },
     /// Bytes of a job update.
     Update(Vec<u8>),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::broker::Standing;
 use crate::event::Id;
 
 /// A node whose marks stay away for so long owns nothing. Marks come twice a second.
@@ -16,7 +17,19 @@ const SILENT_AFTER: Duration = Duration::from_millis(1800);
 #[derive(Debug, Clone)]
 pub struct Members {
     me: u64,
-    heard: Arc<Mutex<HashMap<u64, Instant>>>,
+    heard: Arc<Mutex<HashMap<u64, Member>>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Member {
+    at: Instant,
+    standing: Standing,
+}
+
+impl Member {
+    fn is_alive(&self) -> bool {
+        self.at.elapsed() < SILENT_AFTER
+    }
 }
 
 impl Members {
@@ -26,15 +39,17 @@ impl Members {
         Self { me, heard: Arc::default() }
     }
 
-    /// A mark of a node was heard; `owner`: it has been subscribed for long enough to own jobs.
-    pub fn hear(&self, node: u64, owner: bool) {
+    /// This node's own number.
+    #[must_use]
+    pub fn me(&self) -> u64 {
+        self.me
+    }
+
+    /// A mark of a node was heard.
+    pub fn hear(&self, node: u64, standing: Standing) {
         let mut heard = self.heard.lock();
-        if owner {
-            heard.insert(node, Instant::now());
-        } else {
-            heard.remove(&node);
-        }
-        heard.retain(|_, at| at.elapsed() < SILENT_AFTER * 8);
+        heard.insert(node, Member { at: Instant::now(), standing });
+        heard.retain(|_, member| member.at.elapsed() < SILENT_AFTER * 8);
     }
 
     /// Nobody else is subscribed.
@@ -42,20 +57,31 @@ impl Members {
         self.heard.lock().clear();
     }
 
+    /// Whether every live node that has been subscribed for longer says that all from before the mark `since` is judged.
+    #[must_use]
+    pub fn have_judged_before(&self, since: u64) -> bool {
+        let heard = self.heard.lock();
+        let others = heard.iter().filter(|(node, member)| **node != self.me && member.is_alive());
+        // Who has not said since when it is subscribed may have been there all along.
+        let mut older = others.filter(|(_, member)| member.standing.since < since);
+        older.all(|(_, member)| member.standing.since > 0 && member.standing.floor >= since)
+    }
+
     /// Whether this node owns the job: rendezvous hashing, so that a node's death moves only its own jobs.
     #[must_use]
     pub fn owns(&self, job: &Id) -> bool {
         let mine = weight(self.me, job);
         let heard = self.heard.lock();
-        let live = heard.iter().filter(|(node, at)| **node != self.me && at.elapsed() < SILENT_AFTER);
-        live.into_iter().all(|(node, _)| weight(*node, job) < mine)
+        let others = heard.iter().filter(|(node, member)| **node != self.me && member.is_alive());
+        let mut owners = others.filter(|(_, member)| member.standing.caught_up);
+        owners.all(|(node, _)| weight(*node, job) < mine)
     }
 
     /// Nodes alive, this one included.
     #[must_use]
     pub fn count(&self) -> usize {
         let heard = self.heard.lock();
-        1 + heard.iter().filter(|(node, at)| **node != self.me && at.elapsed() < SILENT_AFTER).count()
+        1 + heard.iter().filter(|(node, member)| **node != self.me && member.is_alive()).count()
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::broker::Standing;
 use crate::event::Id;
 use crate::event::LogId;
 use crate::event::RawName;
@@ -17,9 +18,8 @@ use crate::jobs::JobUpdate;
 
 /// How long another node may take to append what it owns.
 pub(super) const HOLD: Duration = Duration::from_millis(300);
-/// How long a new subscriber leaves everything to those who have heard more. They take over within one `HOLD`, so that by
-/// then every update that was sent before the subscription is judged.
-const FRESH: Duration = Duration::from_millis(600);
+/// How long a new subscriber listens for others before it believes that it knows all of them: marks come twice a second.
+const LISTEN: Duration = Duration::from_millis(1300);
 /// Pause before an append that failed is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// Updates and bytes held at most; beyond them new ones are dropped and counted.
@@ -44,15 +44,14 @@ pub(super) struct Held {
 }
 
 impl Held {
-    fn is_due(&self, owned: impl Fn() -> bool, owner_from: Instant, seen: LogId, now: Instant) -> bool {
+    fn is_due(&self, owned: impl Fn() -> bool, seen: LogId, now: Instant) -> bool {
         if self.retry_at.is_some_and(|at| now < at) {
             return false;
         }
         if let Some(end) = self.behind {
             return end <= seen;
         }
-        let others = if self.heard_at < owner_from { FRESH + HOLD } else { HOLD };
-        now >= self.heard_at + others || (owner_from <= now && owned())
+        owned() || now >= self.heard_at + HOLD
     }
 }
 
@@ -84,8 +83,12 @@ pub(super) struct RawQueue {
     /// Heard since the subscription and before its first mark; kept only if nobody else can have heard it.
     unnamed: Vec<(JobUpdate, u64, usize)>,
     alone: bool,
-    /// Since when this node may own jobs.
-    owner_from: Option<Instant>,
+    /// Number of the first own mark since the subscription; 0: not heard yet.
+    since: u64,
+    subscribed_at: Option<Instant>,
+    /// Everything from before the subscription is judged, so the oldest update held of a job is its next one. Until then
+    /// this node appends nothing: it might put a newer update before one that only others have heard.
+    caught_up: bool,
     /// Position up to which judgements were struck off.
     seen: LogId,
 }
@@ -99,7 +102,9 @@ impl RawQueue {
             self.forget_unnamed();
         }
         self.alone = alone;
-        self.owner_from = Some(if alone { now } else { now + FRESH });
+        self.since = 0;
+        self.subscribed_at = Some(now);
+        self.caught_up = alone;
     }
 
     /// A mark was heard: names start over. Answers the jobs of updates that got a name by it.
@@ -188,10 +193,12 @@ impl RawQueue {
 
     /// The next update of a job, if it is this node's turn; it is then under way until `done`.
     pub(super) fn take(&mut self, job: &Id, owned: bool, now: Instant) -> Option<Held> {
-        let owner_from = self.owner_from?;
+        if !self.caught_up {
+            return None;
+        }
         let queue = self.jobs.get_mut(job).filter(|queue| !queue.under_way)?;
         let held = queue.items.front_mut()?;
-        if !held.is_due(|| owned, owner_from, self.seen, now) {
+        if !held.is_due(|| owned, self.seen, now) {
             return None;
         }
         if held.behind.take().is_some() {
@@ -233,17 +240,35 @@ impl RawQueue {
 
     /// Jobs that may have something to append, at most `max`.
     pub(super) fn due(&self, owns: impl Fn(&Id) -> bool, now: Instant, max: usize) -> Vec<Id> {
-        let Some(owner_from) = self.owner_from else { return Vec::new() };
+        if !self.caught_up {
+            return Vec::new();
+        }
         let due = |(job, queue): &(&Id, &JobQueue)| {
             let held = queue.items.front().filter(|_| !queue.under_way);
-            held.is_some_and(|held| held.is_due(|| owns(job), owner_from, self.seen, now))
+            held.is_some_and(|held| held.is_due(|| owns(job), self.seen, now))
         };
         self.jobs.iter().filter(due).map(|(job, _)| job.clone()).take(max).collect()
     }
 
-    /// Whether this node has heard enough to own jobs.
-    pub(super) fn may_own(&self, now: Instant) -> bool {
-        self.owner_from.is_some_and(|from| from <= now)
+    /// This node's own mark was heard.
+    pub(super) fn own_mark(&mut self, number: u64) {
+        if self.since == 0 {
+            self.since = number;
+        }
+    }
+
+    /// Looks whether those who have heard more have judged everything from before this node's subscription.
+    pub(super) fn catch_up(&mut self, have_judged_before: impl Fn(u64) -> bool, now: Instant) {
+        let knows_all = self.subscribed_at.is_some_and(|at| now >= at + LISTEN);
+        self.caught_up = self.caught_up || (knows_all && self.since > 0 && have_judged_before(self.since));
+    }
+
+    /// What this node's marks say.
+    pub(super) fn standing(&self) -> Standing {
+        let fronts = self.jobs.values().filter_map(|queue| queue.items.front());
+        let oldest = fronts.map(|held| held.name.mark).min();
+        let floor = oldest.unwrap_or(u64::MAX).min(self.mark.unwrap_or(0));
+        Standing { since: self.since, floor, caught_up: self.caught_up }
     }
 
     /// Updates held.

@@ -57,9 +57,6 @@ pub async fn run(
     let mut said: Option<Instant> = None;
     loop {
         let mut touched: Vec<Id> = Vec::new();
-        if let Some(broker) = ingest.broker.redis() {
-            broker.announce_owner(queue.may_own(Instant::now()));
-        }
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
@@ -82,7 +79,13 @@ pub async fn run(
             Some(message) = raw.recv() => {
                 touched = hear(&ingest, &members, &mut queue, message);
             }
-            _ = look.tick() => touched = queue.due(|job| members.owns(job), Instant::now(), UNDER_WAY_MAX),
+            _ = look.tick() => {
+                queue.catch_up(|since| members.have_judged_before(since), Instant::now());
+                if let Some(broker) = ingest.broker.redis() {
+                    broker.announce(queue.standing());
+                }
+                touched = queue.due(|job| members.owns(job), Instant::now(), UNDER_WAY_MAX);
+            }
         }
         for job in touched {
             if under_way.len() >= UNDER_WAY_MAX {
@@ -107,8 +110,11 @@ fn hear(ingest: &Ingest, members: &Members, queue: &mut RawQueue, message: RawMe
             }
             Vec::new()
         }
-        RawMessage::Mark { number, node, owner } => {
-            members.hear(node, owner);
+        RawMessage::Mark { number, node, standing } => {
+            members.hear(node, standing);
+            if node == members.me() {
+                queue.own_mark(number);
+            }
             queue.mark(number, now)
         }
         RawMessage::Update(bytes) => match JobUpdate::parse(&bytes, None) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio::time::Instant;
 
+use crate::broker::Standing;
 use crate::event::Id;
 use crate::event::LogId;
 use crate::event::RawName;
@@ -63,6 +64,8 @@ impl Node {
     fn new(now: Instant, alone: bool) -> Self {
         let mut queue = RawQueue::default();
         queue.subscribed(alone, now);
+        queue.own_mark(1);
+        queue.catch_up(|_| true, now + Duration::from_secs(2));
         Self { queue, read: 0, alive: true, under_way: Vec::new() }
     }
 
@@ -243,6 +246,31 @@ fn a_node_that_was_passed_over_appends_late_and_once() {
     assert_eq!(judge.log.len(), 2);
 }
 
+/// A new subscriber appends nothing before those who have heard more have judged all that it can't know of.
+#[test]
+fn a_new_subscriber_waits_until_the_past_is_judged() {
+    let now = Instant::now();
+    let mut queue = RawQueue::default();
+    queue.subscribed(false, now);
+    queue.own_mark(20);
+    queue.mark(20, now);
+    assert!(queue.hear(update(1, 0), 0, 1, now));
+    let job = Id::parse("1").unwrap();
+    let later = now + Duration::from_secs(60);
+    let members = Members::new(1);
+    let old = |floor| Standing { since: 5, floor, caught_up: true };
+    members.hear(2, old(19));
+    members.hear(3, Standing { since: 25, floor: 0, caught_up: false });
+    queue.catch_up(|since| members.have_judged_before(since), later);
+    assert_eq!(queue.take(&job, true, later), None, "node 2 still holds something from before");
+    assert_eq!(queue.standing(), Standing { since: 20, floor: 20, caught_up: false });
+    members.hear(2, old(20));
+    queue.catch_up(|since| members.have_judged_before(since), now);
+    assert_eq!(queue.take(&job, true, now), None, "it has not listened for long enough to know everybody");
+    queue.catch_up(|since| members.have_judged_before(since), later);
+    assert!(queue.take(&job, true, later).is_some());
+}
+
 #[test]
 fn what_was_heard_before_the_first_mark_counts_only_when_nobody_else_can_have_heard_it() {
     let now = Instant::now();
@@ -259,14 +287,14 @@ async fn a_silent_node_loses_its_jobs_and_only_its_jobs() {
     let jobs: Vec<Id> = (0..1000).map(|n| Id::parse(&format!("job{n}")).unwrap()).collect();
     let (one, two) = (Members::new(1), Members::new(2));
     for members in [&one, &two] {
-        [1, 2, 3].into_iter().for_each(|node| members.hear(node, true));
+        [1, 2, 3].into_iter().for_each(|node| members.hear(node, Standing { since: 1, floor: 1, caught_up: true }));
     }
     let before: Vec<bool> = jobs.iter().map(|job| one.owns(job)).collect();
     let share = before.iter().filter(|owned| **owned).count();
     assert!((200..470).contains(&share), "about a third: {share}");
     assert!(jobs.iter().all(|job| !(one.owns(job) && two.owns(job))), "one owner");
     tokio::time::advance(Duration::from_millis(1000)).await;
-    [1, 2].into_iter().for_each(|node| one.hear(node, true));
+    [1, 2].into_iter().for_each(|node| one.hear(node, Standing { since: 1, floor: 1, caught_up: true }));
     tokio::time::advance(Duration::from_millis(1000)).await;
     assert_eq!(one.count(), 2);
     assert!(jobs.iter().zip(&before).all(|(job, owned)| !owned || one.owns(job)), "nothing moves away");

@@ -5,6 +5,7 @@ use redis::streams::StreamId;
 use crate::broker::JobOutcome;
 use crate::broker::KnownJob;
 use crate::broker::Seed;
+use crate::broker::Standing;
 use crate::event::Channel;
 use crate::event::Cursor;
 use crate::event::Delivery;
@@ -162,9 +163,15 @@ pub(super) fn read_ephemeral(text: &str) -> Option<Event> {
     event(&channel, &name, &Some("e".to_owned()), &data, &accepted)
 }
 
-/// A mark: its number, its node, the node's nonce, and 1 if the node may own jobs.
-pub(super) fn read_mark(text: &str) -> Option<(u64, u64, u64, u64)> {
+/// What a mark says after its number.
+pub(super) fn mark(node: u64, nonce: u64, standing: Standing) -> String {
+    format!("{node} {nonce} {} {} {}", standing.since, standing.floor, u8::from(standing.caught_up))
+}
+
+/// A mark: its number, its node, the node's nonce and standing.
+pub(super) fn read_mark(text: &str) -> Option<(u64, u64, u64, Standing)> {
     let mut parts = text.split(' ').map(|part| part.parse::<u64>().ok());
-    let mark = (parts.next()??, parts.next()??, parts.next()??, parts.next()??);
-    parts.next().is_none().then_some(mark)
+    let (number, node, nonce) = (parts.next()??, parts.next()??, parts.next()??);
+    let (since, floor, caught_up) = (parts.next()??, parts.next()??, parts.next()?? == 1);
+    parts.next().is_none().then_some((number, node, nonce, Standing { since, floor, caught_up }))
 }

@@ -12,11 +12,11 @@ mod raw;
 mod tail;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use redis::Script;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,7 @@ use crate::broker::KnownJob;
 use crate::broker::Located;
 use crate::broker::Once;
 use crate::broker::Outputs;
+use crate::broker::Standing;
 use crate::clock;
 use crate::event::Cursor;
 use crate::event::Entry;
@@ -84,8 +85,8 @@ struct Shared {
     last_trim_ms: AtomicU64,
     /// Milliseconds since `started` when the last own mark came back, plus one; 0: never.
     mark_heard: AtomicU64,
-    /// Said in this node's marks: it has heard everything for long enough to own jobs.
-    may_own: AtomicBool,
+    /// Said in this node's marks.
+    standing: Mutex<Standing>,
     /// The same for the last answer to the tail.
     tail_heard: AtomicU64,
 }
@@ -147,7 +148,7 @@ impl RedisBroker {
             epoch: AtomicU64::new(0),
             last_trim_ms: AtomicU64::new(0),
             mark_heard: AtomicU64::new(0),
-            may_own: AtomicBool::new(false),
+            standing: Mutex::default(),
             tail_heard: AtomicU64::new(0),
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -167,9 +168,9 @@ impl RedisBroker {
         self.shared.node
     }
 
-    /// From now on this node's marks say whether it may own jobs.
-    pub fn announce_owner(&self, may_own: bool) {
-        self.shared.may_own.store(may_own, Ordering::Release);
+    /// What this node's marks say from now on.
+    pub fn announce(&self, standing: Standing) {
+        *self.shared.standing.lock() = standing;
     }
 
     pub(super) fn epoch(&self) -> Epoch {

@@ -185,9 +185,9 @@ fn message(shared: &Shared, push: PushInfo) -> Option<Heard> {
     if channel == settings.job_updates_channel.as_bytes() {
         Some(Heard::Raw(RawMessage::Update(payload), None))
     } else if channel == keys.marks_channel.as_bytes() {
-        let (number, node, nonce, owner) = codec::read_mark(std::str::from_utf8(&payload).ok()?)?;
+        let (number, node, nonce, standing) = codec::read_mark(std::str::from_utf8(&payload).ok()?)?;
         let mine = (node == shared.node).then_some(nonce);
-        Some(Heard::Raw(RawMessage::Mark { number, node, owner: owner == 1 }, mine))
+        Some(Heard::Raw(RawMessage::Mark { number, node, standing }, mine))
     } else {
         codec::read_ephemeral(std::str::from_utf8(&payload).ok()?).map(Heard::Ephemeral)
     }
@@ -206,8 +206,8 @@ async fn set_marks(
     loop {
         every.tick().await;
         let mut call = shared.scripts.probe.prepare_invoke();
-        call.key(&shared.keys.marks).arg(&shared.keys.marks_channel).arg(shared.node).arg(nonce);
-        call.arg(u8::from(shared.may_own.load(Ordering::Acquire)));
+        let says = codec::mark(shared.node, nonce, *shared.standing.lock());
+        call.key(&shared.keys.marks).arg(&shared.keys.marks_channel).arg(says);
         let set: Result<u64, redis::RedisError> = call.invoke_async(&mut connection).await;
         match set.map_err(link::classify) {
             Ok(_) => refused.store(false, Ordering::Release),

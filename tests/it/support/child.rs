@@ -176,8 +176,13 @@ pub fn require(program: &str, package: &str) {
     assert!(found, "{program} is missing. Install it with: apt-get install -y {package}");
 }
 
-/// A port that was free a moment ago. Somebody may be faster: whoever uses it tries again with another.
+/// A port on 127.0.0.1 that nobody listens on. Below the range from which the system takes ports for connections, or one of
+/// those might have it while a server is down that is to come back to it.
+///
+/// # Panics
+/// When every port that is tried is taken.
 pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("some port is free");
-    listener.local_addr().expect("a bound socket has an address").port()
+    let mut tries = (0..1000).map(|_| fastrand::u16(15_000..32_000));
+    let free = tries.find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    free.expect("one of a thousand ports is free")
 }
