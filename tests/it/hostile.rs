@@ -468,3 +468,97 @@ async fn b21_foreign_and_missing_look_the_same() {
     assert_eq!(ask("/v1/jobs/e").await, ask("/v1/jobs/nowhere").await);
     app.app.stop().await;
 }
+
+/// b101: whatever a client says, the log is one JSON object a line, and nothing of it is a terminal's command.
+#[tokio::test(flavor = "multi_thread")]
+async fn b101_log_lines_can_not_be_forged() {
+    let world = World::embedded().await;
+    let owned = world.env();
+    let mut env: Vec<(&str, &str)> = owned.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    env.push(("LOG_LEVEL", "debug"));
+    let server = crate::support::process::Server::spawn(&env).await;
+    let addr = server.addr();
+    let evil = "\x1b[31m${jndi:ldap://x}\"},{\"level\":\"ERROR\"";
+    for request in [
+        format!(
+            "GET /v1/events?channels=jobs.{evil} HTTP/1.1\r\nHost: t\r\nUser-Agent: {evil}\r\nConnection: close\r\n\r\n"
+        ),
+        format!("GET /v1/{} HTTP/1.1\r\nHost: t\r\nX-Request-Id: {evil}\r\nConnection: close\r\n\r\n", "%0d%0a%1b[31m"),
+        format!(
+            "GET / HTTP/1.1\r\nHost: t\r\nLast-Event-ID: {evil}\r\nAuthorization: Bearer {evil}\r\nConnection: close\r\n\r\n"
+        ),
+    ] {
+        status_of(addr, request.as_bytes()).await;
+    }
+    let body = json!({"status": "running", "message": evil}).to_string();
+    let headers = [
+        ("Authorization", format!("ApiKey {API_KEY}")),
+        ("Content-Type", "application/json".to_owned()),
+        ("X-Request-Id", "good-id_1".to_owned()),
+    ];
+    let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let answer = http::request(addr, "POST", "/v1/jobs/a/updates", &headers, body.as_bytes()).await;
+    assert_eq!((answer.status, answer.header("x-request-id")), (202, Some("good-id_1")));
+    crate::support::eventually("the request's line", Duration::from_secs(5), async || {
+        server.logs().iter().any(|line| line.contains("good-id_1")).then_some(())
+    })
+    .await;
+    for line in server.logs() {
+        assert!(serde_json::from_str::<serde_json::Value>(&line).is_ok() && !line.contains('\x1b'), "{line:?}");
+    }
+}
+
+/// b108: out of descriptors the service goes on for those that it has, and takes new ones as soon as it can.
+#[tokio::test(flavor = "multi_thread")]
+async fn b108_running_out_of_descriptors_harms_nobody_who_is_there() {
+    let world = World::embedded().await;
+    world.people(&[("ada", &["a"])]).await;
+    let owned = world.env();
+    let env: Vec<(&str, &str)> = owned.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let server = crate::support::process::Server::spawn(&env).await;
+    let token = bearer("ada");
+    let mut honest = SseClient::connect(server.addr(), STREAM, &[("Authorization", &token)]).await.unwrap();
+    honest.until("ready").await;
+    let open = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count();
+    let limit = format!("--nofile={}", open + 8);
+    let limited = std::process::Command::new("prlimit").args(["--pid", &server.pid().to_string(), &limit]).status();
+    assert!(limited.is_ok_and(|status| status.success()), "prlimit (util-linux) sets the limit");
+    let mut flood = Vec::new();
+    for _ in 0..100 {
+        flood.push(TcpStream::connect(server.addr()).await.unwrap());
+    }
+    honest.until("heartbeat").await;
+    honest.until("heartbeat").await;
+    drop(flood);
+    crate::support::eventually("new connections are served again", Duration::from_secs(15), async || {
+        let asked =
+            http::try_raw(server.addr(), b"GET /health/live HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").await;
+        asked.ok().filter(|answer| answer.status == 200)
+    })
+    .await;
+}
+
+/// The document of the interface is made from the code, and names every route that there is.
+#[tokio::test]
+async fn the_openapi_document_names_every_route() {
+    let (_world, app) = app().await;
+    let document = http::get(app.addr, "/openapi.json", "").await.json();
+    assert!(document["openapi"].as_str().unwrap().starts_with("3."));
+    let paths: Vec<&String> = document["paths"].as_object().unwrap().keys().collect();
+    for path in [
+        "/v1/events",
+        "/v1/jobs/{id}",
+        "/v1/jobs/{id}/updates",
+        "/v1/publish",
+        "/v1/publish/batch",
+        "/health",
+        "/health/live",
+        "/health/ready",
+        "/info",
+        "/openapi.json",
+    ] {
+        assert!(paths.iter().any(|known| *known == path), "{path}");
+    }
+    assert_eq!(paths.len(), 10);
+    app.app.stop().await;
+}
