@@ -113,8 +113,10 @@ pub enum TailMessage {
 /// What a node says of itself with each mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Standing {
-    /// Number of its first mark since it subscribed; 0: not heard yet. The smaller, the more it has heard.
+    /// The first mark that it heard since it subscribed; 0: none yet. The smaller, the more it has heard.
     pub since: u64,
+    /// How many messages it heard before that mark: among those that began with the same one, the more the older.
+    pub before: u64,
     /// Everything that it heard before this mark is judged.
     pub floor: u64,
     /// Nothing from before its subscription is left for others to append: it may append itself.
@@ -128,6 +130,8 @@ pub enum RawMessage {
     Subscribed {
         /// No other node hears what this one hears.
         alone: bool,
+        /// Counts subscriptions, for `announce`.
+        number: u64,
     },
     /// A numbered mark of a node.
     Mark {

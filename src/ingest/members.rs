@@ -13,6 +13,15 @@ use crate::event::Id;
 /// A node whose marks stay away for so long owns nothing. Marks come twice a second.
 const SILENT_AFTER: Duration = Duration::from_millis(1800);
 
+/// What the live nodes that have heard more say of what was sent before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Elders {
+    /// One of them had names for it.
+    pub named: bool,
+    /// All of it is judged.
+    pub judged: bool,
+}
+
 /// The live nodes as this one hears them. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Members {
@@ -52,19 +61,24 @@ impl Members {
         heard.retain(|_, member| member.at.elapsed() < SILENT_AFTER * 8);
     }
 
-    /// Nobody else is subscribed.
-    pub fn alone(&self) {
+    /// What was heard of others over an earlier subscription says nothing about this one.
+    pub fn forget(&self) {
         self.heard.lock().clear();
     }
 
-    /// Whether every live node that has been subscribed for longer says that all from before the mark `since` is judged.
+    /// What those who have heard more than a node that began with the mark `since`, after `before` messages, say of the past.
     #[must_use]
-    pub fn have_judged_before(&self, since: u64) -> bool {
+    pub fn elders(&self, since: u64, before: u64) -> Elders {
         let heard = self.heard.lock();
         let others = heard.iter().filter(|(node, member)| **node != self.me && member.is_alive());
-        // Who has not said since when it is subscribed may have been there all along.
-        let mut older = others.filter(|(_, member)| member.standing.since < since);
-        older.all(|(_, member)| member.standing.since > 0 && member.standing.floor >= since)
+        let mut elders = Elders { named: false, judged: true };
+        for standing in others.map(|(_, member)| member.standing) {
+            // Who has not said since when it hears may have been there all along.
+            let older = standing.since < since || (standing.since == since && standing.before > before);
+            elders.judged &= !older || (standing.since > 0 && standing.floor >= since);
+            elders.named |= standing.since > 0 && standing.since < since;
+        }
+        elders
     }
 
     /// Whether this node owns the job: rendezvous hashing, so that a node's death moves only its own jobs.

@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub use inbox::run as run_inbox;
+pub use members::Elders;
 pub use members::Members;
 pub use publish::Publication;
 pub use redis::Judged;

@@ -14,6 +14,7 @@ use crate::broker::Standing;
 use crate::event::Id;
 use crate::event::LogId;
 use crate::event::RawName;
+use crate::ingest::Elders;
 use crate::jobs::JobUpdate;
 
 /// How long another node may take to append what it owns.
@@ -25,7 +26,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// Updates and bytes held at most; beyond them new ones are dropped and counted.
 pub(super) const HELD_MAX: usize = 200_000;
 pub(super) const HELD_BYTES_MAX: usize = 128 * 1024 * 1024;
-/// Offsets that no message counted after a mark can have: for what was heard before the first mark.
+/// Offsets that no message counted after a mark can have: for what was heard before the first mark, counted backwards.
 const BEFORE_MARK: u64 = 1 << 40;
 
 /// An update that waits to be judged.
@@ -80,11 +81,14 @@ pub(super) struct RawQueue {
     bytes: usize,
     mark: Option<u64>,
     offset: u64,
-    /// Heard since the subscription and before its first mark; kept only if nobody else can have heard it.
+    /// Heard since the subscription and before its first mark.
     unnamed: Vec<(JobUpdate, u64, usize)>,
     alone: bool,
-    /// Number of the first own mark since the subscription; 0: not heard yet.
+    /// The first mark since the subscription, 0: none yet; and how many messages came before it.
     since: u64,
+    before: u64,
+    /// Somebody who has heard more was there since the subscription.
+    had_elder: bool,
     subscribed_at: Option<Instant>,
     /// Everything from before the subscription is judged, so the oldest update held of a job is its next one. Until then
     /// this node appends nothing: it might put a newer update before one that only others have heard.
@@ -96,37 +100,35 @@ pub(super) struct RawQueue {
 impl RawQueue {
     /// The subscription is new: what is held keeps its names, what comes needs a mark first.
     pub(super) fn subscribed(&mut self, alone: bool, now: Instant) {
-        self.mark = None;
-        // What nobody else can have heard is kept until a mark comes, over any number of subscriptions.
         if !(alone && self.alone) {
-            self.forget_unnamed();
+            // Heard over a subscription that broke before its first mark, and others were there: they have names for it.
+            let forgotten = std::mem::take(&mut self.unnamed);
+            self.bytes -= forgotten.iter().map(|(_, _, weight)| weight).sum::<usize>();
         }
-        self.alone = alone;
-        self.since = 0;
+        (self.mark, self.since, self.before) = (None, 0, 0);
         self.subscribed_at = Some(now);
-        self.caught_up = alone;
+        self.alone = alone;
+        self.caught_up = false;
+        self.had_elder = false;
     }
 
-    /// A mark was heard: names start over. Answers the jobs of updates that got a name by it.
-    pub(super) fn mark(&mut self, number: u64, now: Instant) -> Vec<Id> {
-        let mut jobs = Vec::new();
-        if self.mark.is_none() && self.alone {
-            for (at, (update, accepted_us, weight)) in std::mem::take(&mut self.unnamed).into_iter().enumerate() {
-                let name = RawName { mark: number.saturating_sub(1), offset: BEFORE_MARK + at as u64 };
-                jobs.push(update.job.clone());
+    /// A mark was heard: names start over. The first one after a subscription also names what came before it, by counting
+    /// backwards: the same for everybody who began with this mark.
+    pub(super) fn mark(&mut self, number: u64, now: Instant) {
+        if self.mark.is_none() {
+            let unnamed = std::mem::take(&mut self.unnamed);
+            self.since = number;
+            self.before = unnamed.len() as u64;
+            for (at, (update, accepted_us, weight)) in unnamed.into_iter().enumerate() {
+                let offset = BEFORE_MARK - self.before + at as u64;
+                let name = RawName { mark: number.saturating_sub(1), offset };
                 self.bytes -= weight;
                 self.hold(name, update, accepted_us, weight, now);
             }
+            self.caught_up = self.alone;
         }
-        self.forget_unnamed();
         self.mark = Some(number);
         self.offset = 0;
-        jobs
-    }
-
-    fn forget_unnamed(&mut self) {
-        self.bytes -= self.unnamed.iter().map(|(_, _, weight)| weight).sum::<usize>();
-        self.unnamed = Vec::new();
     }
 
     /// The log began anew: positions in it mean nothing any more.
@@ -148,12 +150,10 @@ impl RawQueue {
         }
         match self.mark {
             Some(mark) => self.hold(RawName { mark, offset: self.offset }, update, accepted_us, weight, now),
-            None if self.alone => {
+            None => {
                 self.bytes += weight;
                 self.unnamed.push((update, accepted_us, weight));
             }
-            // Others hear it as well, and have a name for it.
-            None => {}
         }
         true
     }
@@ -250,17 +250,32 @@ impl RawQueue {
         self.jobs.iter().filter(due).map(|(job, _)| job.clone()).take(max).collect()
     }
 
-    /// This node's own mark was heard.
-    pub(super) fn own_mark(&mut self, number: u64) {
-        if self.since == 0 {
-            self.since = number;
+    /// Looks whether those who have heard more have judged everything from before this node's first mark.
+    pub(super) fn catch_up(&mut self, elders: impl Fn(u64, u64) -> Elders, now: Instant) {
+        if self.caught_up || self.since == 0 {
+            return;
+        }
+        let elders = elders(self.since, self.before);
+        self.had_elder |= elders.named;
+        let knows_all = self.subscribed_at.is_some_and(|at| now >= at + LISTEN);
+        if knows_all && elders.judged {
+            self.caught_up = true;
+            if self.had_elder {
+                self.drop_unsure();
+            }
         }
     }
 
-    /// Looks whether those who have heard more have judged everything from before this node's subscription.
-    pub(super) fn catch_up(&mut self, have_judged_before: impl Fn(u64) -> bool, now: Instant) {
-        let knows_all = self.subscribed_at.is_some_and(|at| now >= at + LISTEN);
-        self.caught_up = self.caught_up || (knows_all && self.since > 0 && have_judged_before(self.since));
+    /// What came before the first mark was judged under the names of those who had heard more.
+    fn drop_unsure(&mut self) {
+        let unsure = RawName { mark: self.since.saturating_sub(1), offset: BEFORE_MARK / 2 };
+        let of_this_mark = |name: RawName| name.mark == unsure.mark && name.offset >= unsure.offset;
+        for job in self.jobs.keys().cloned().collect::<Vec<Id>>() {
+            let items = self.jobs.get(&job).map(|queue| &queue.items).into_iter().flatten();
+            for name in items.map(|held| held.name).filter(|name| of_this_mark(*name)).collect::<Vec<_>>() {
+                self.judged(&job, name);
+            }
+        }
     }
 
     /// What this node's marks say.
@@ -268,7 +283,7 @@ impl RawQueue {
         let fronts = self.jobs.values().filter_map(|queue| queue.items.front());
         let oldest = fronts.map(|held| held.name.mark).min();
         let floor = oldest.unwrap_or(u64::MAX).min(self.mark.unwrap_or(0));
-        Standing { since: self.since, floor, caught_up: self.caught_up }
+        Standing { since: self.since, before: self.before, floor, caught_up: self.caught_up }
     }
 
     /// Updates held.

@@ -55,6 +55,7 @@ pub async fn run(
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut said: Option<Instant> = None;
+    let mut subscription = 0;
     loop {
         let mut touched: Vec<Id> = Vec::new();
         tokio::select! {
@@ -77,12 +78,12 @@ pub async fn run(
             }
             // Always taken in, whatever is under way: a queue that fills up behind us would look like a lost connection.
             Some(message) = raw.recv() => {
-                touched = hear(&ingest, &members, &mut queue, message);
+                touched = hear(&ingest, &members, &mut queue, &mut subscription, message);
             }
             _ = look.tick() => {
-                queue.catch_up(|since| members.have_judged_before(since), Instant::now());
+                queue.catch_up(|since, before| members.elders(since, before), Instant::now());
                 if let Some(broker) = ingest.broker.redis() {
-                    broker.announce(queue.standing());
+                    broker.announce(subscription, queue.standing());
                 }
                 touched = queue.due(|job| members.owns(job), Instant::now(), UNDER_WAY_MAX);
             }
@@ -100,22 +101,25 @@ pub async fn run(
 }
 
 /// Takes one message in. Answers the jobs that may have something to append now.
-fn hear(ingest: &Ingest, members: &Members, queue: &mut RawQueue, message: RawMessage) -> Vec<Id> {
+fn hear(
+    ingest: &Ingest,
+    members: &Members,
+    queue: &mut RawQueue,
+    subscription: &mut u64,
+    message: RawMessage,
+) -> Vec<Id> {
     let now = Instant::now();
     match message {
-        RawMessage::Subscribed { alone } => {
+        RawMessage::Subscribed { alone, number } => {
             queue.subscribed(alone, now);
-            if alone {
-                members.alone();
-            }
+            members.forget();
+            *subscription = number;
             Vec::new()
         }
         RawMessage::Mark { number, node, standing } => {
             members.hear(node, standing);
-            if node == members.me() {
-                queue.own_mark(number);
-            }
-            queue.mark(number, now)
+            queue.mark(number, now);
+            Vec::new() // what got a name by it is found by the next look
         }
         RawMessage::Update(bytes) => match JobUpdate::parse(&bytes, None) {
             Err(reject) => {

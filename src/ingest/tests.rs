@@ -11,6 +11,7 @@ use crate::broker::Standing;
 use crate::event::Id;
 use crate::event::LogId;
 use crate::event::RawName;
+use crate::ingest::Elders;
 use crate::ingest::Members;
 use crate::ingest::Publication;
 use crate::ingest::raw::Fate;
@@ -64,8 +65,8 @@ impl Node {
     fn new(now: Instant, alone: bool) -> Self {
         let mut queue = RawQueue::default();
         queue.subscribed(alone, now);
-        queue.own_mark(1);
-        queue.catch_up(|_| true, now + Duration::from_secs(2));
+        queue.mark(1, now);
+        queue.catch_up(|_, _| Elders { named: false, judged: true }, now + Duration::from_secs(2));
         Self { queue, read: 0, alive: true, under_way: Vec::new() }
     }
 
@@ -129,7 +130,7 @@ impl World {
 
     fn set_mark(&mut self) {
         self.mark += 1;
-        self.nodes.iter_mut().for_each(|node| drop(node.queue.mark(self.mark, self.now)));
+        self.nodes.iter_mut().for_each(|node| node.queue.mark(self.mark, self.now));
     }
 
     fn take(&mut self, at: usize) {
@@ -246,40 +247,78 @@ fn a_node_that_was_passed_over_appends_late_and_once() {
     assert_eq!(judge.log.len(), 2);
 }
 
-/// A new subscriber appends nothing before those who have heard more have judged all that it can't know of.
+fn standing(since: u64, before: u64, floor: u64) -> Standing {
+    Standing { since, before, floor, caught_up: false }
+}
+
+/// A new subscriber appends nothing before those who have heard more have judged all that it can't know of, and leaves them
+/// what it heard before its first mark.
 #[test]
 fn a_new_subscriber_waits_until_the_past_is_judged() {
     let now = Instant::now();
     let mut queue = RawQueue::default();
     queue.subscribed(false, now);
-    queue.own_mark(20);
-    queue.mark(20, now);
     assert!(queue.hear(update(1, 0), 0, 1, now));
+    queue.mark(20, now);
+    assert!(queue.hear(update(1, 1), 0, 1, now));
     let job = Id::parse("1").unwrap();
     let later = now + Duration::from_secs(60);
     let members = Members::new(1);
-    let old = |floor| Standing { since: 5, floor, caught_up: true };
-    members.hear(2, old(19));
-    members.hear(3, Standing { since: 25, floor: 0, caught_up: false });
-    queue.catch_up(|since| members.have_judged_before(since), later);
+    members.hear(2, standing(5, 0, 19));
+    members.hear(3, standing(25, 0, 0));
+    queue.catch_up(|since, before| members.elders(since, before), later);
     assert_eq!(queue.take(&job, true, later), None, "node 2 still holds something from before");
-    assert_eq!(queue.standing(), Standing { since: 20, floor: 20, caught_up: false });
-    members.hear(2, old(20));
-    queue.catch_up(|since| members.have_judged_before(since), now);
+    assert_eq!(queue.standing(), standing(20, 1, 19));
+    members.hear(2, standing(5, 0, 20));
+    queue.catch_up(|since, before| members.elders(since, before), now);
     assert_eq!(queue.take(&job, true, now), None, "it has not listened for long enough to know everybody");
-    queue.catch_up(|since| members.have_judged_before(since), later);
-    assert!(queue.take(&job, true, later).is_some());
+    queue.catch_up(|since, before| members.elders(since, before), later);
+    let held = queue.take(&job, true, later).expect("its turn");
+    assert_eq!((held.name, queue.held()), (RawName { mark: 20, offset: 1 }, 1));
+}
+
+/// After a restart of Redis everybody is new: what came before the first mark has the same name for all who heard it, and
+/// whoever has heard most appends first.
+#[test]
+fn what_came_before_the_first_mark_is_named_backwards() {
+    let now = Instant::now();
+    let (mut first, mut second) = (RawQueue::default(), RawQueue::default());
+    first.subscribed(false, now);
+    assert!(first.hear(update(1, 0), 0, 1, now));
+    second.subscribed(false, now);
+    for queue in [&mut first, &mut second] {
+        assert!(queue.hear(update(1, 1), 0, 1, now));
+        queue.mark(9, now);
+    }
+    let later = now + Duration::from_secs(2);
+    let job = Id::parse("1").unwrap();
+    let (of_first, of_second) = (Members::new(1), Members::new(2));
+    of_first.hear(2, second.standing());
+    of_second.hear(1, first.standing());
+    first.catch_up(|since, before| of_first.elders(since, before), later);
+    second.catch_up(|since, before| of_second.elders(since, before), later);
+    assert_eq!(second.take(&job, true, later), None, "the first has heard more");
+    let mut judge = Judge::default();
+    for _ in 0..2 {
+        let held = first.take(&job, true, later).expect("its turn");
+        assert_eq!(judge.judge(&held), Fate::Judged);
+        first.done(&job, held.name, Fate::Judged, later);
+    }
+    for (job, name, _) in &judge.log {
+        second.judged(job, *name);
+    }
+    assert_eq!((first.held(), second.held()), (0, 0), "the same names");
 }
 
 #[test]
-fn what_was_heard_before_the_first_mark_counts_only_when_nobody_else_can_have_heard_it() {
+fn who_is_alone_waits_for_nobody_and_keeps_what_it_heard() {
     let now = Instant::now();
-    for (alone, expected) in [(true, 1), (false, 0)] {
-        let mut node = Node::new(now, alone);
-        assert!(node.queue.hear(update(1, 0), 0, 1, now));
-        node.queue.mark(9, now);
-        assert_eq!(node.queue.held(), expected);
-    }
+    let mut queue = RawQueue::default();
+    queue.subscribed(true, now);
+    assert!(queue.hear(update(1, 0), 0, 1, now));
+    queue.subscribed(true, now);
+    queue.mark(9, now);
+    assert!(queue.take(&Id::parse("1").unwrap(), true, now).is_some());
 }
 
 #[tokio::test(start_paused = true)]
@@ -287,14 +326,16 @@ async fn a_silent_node_loses_its_jobs_and_only_its_jobs() {
     let jobs: Vec<Id> = (0..1000).map(|n| Id::parse(&format!("job{n}")).unwrap()).collect();
     let (one, two) = (Members::new(1), Members::new(2));
     for members in [&one, &two] {
-        [1, 2, 3].into_iter().for_each(|node| members.hear(node, Standing { since: 1, floor: 1, caught_up: true }));
+        [1, 2, 3]
+            .into_iter()
+            .for_each(|node| members.hear(node, Standing { since: 1, before: 0, floor: 1, caught_up: true }));
     }
     let before: Vec<bool> = jobs.iter().map(|job| one.owns(job)).collect();
     let share = before.iter().filter(|owned| **owned).count();
     assert!((200..470).contains(&share), "about a third: {share}");
     assert!(jobs.iter().all(|job| !(one.owns(job) && two.owns(job))), "one owner");
     tokio::time::advance(Duration::from_millis(1000)).await;
-    [1, 2].into_iter().for_each(|node| one.hear(node, Standing { since: 1, floor: 1, caught_up: true }));
+    [1, 2].into_iter().for_each(|node| one.hear(node, Standing { since: 1, before: 0, floor: 1, caught_up: true }));
     tokio::time::advance(Duration::from_millis(1000)).await;
     assert_eq!(one.count(), 2);
     assert!(jobs.iter().zip(&before).all(|(job, owned)| !owned || one.owns(job)), "nothing moves away");

@@ -165,13 +165,14 @@ pub(super) fn read_ephemeral(text: &str) -> Option<Event> {
 
 /// What a mark says after its number.
 pub(super) fn mark(node: u64, nonce: u64, standing: Standing) -> String {
-    format!("{node} {nonce} {} {} {}", standing.since, standing.floor, u8::from(standing.caught_up))
+    let Standing { since, before, floor, caught_up } = standing;
+    format!("{node} {nonce} {since} {before} {floor} {}", u8::from(caught_up))
 }
 
 /// A mark: its number, its node, the node's nonce and standing.
 pub(super) fn read_mark(text: &str) -> Option<(u64, u64, u64, Standing)> {
     let mut parts = text.split(' ').map(|part| part.parse::<u64>().ok());
     let (number, node, nonce) = (parts.next()??, parts.next()??, parts.next()??);
-    let (since, floor, caught_up) = (parts.next()??, parts.next()??, parts.next()?? == 1);
-    parts.next().is_none().then_some((number, node, nonce, Standing { since, floor, caught_up }))
+    let (since, before, floor, caught_up) = (parts.next()??, parts.next()??, parts.next()??, parts.next()?? == 1);
+    parts.next().is_none().then_some((number, node, nonce, Standing { since, before, floor, caught_up }))
 }

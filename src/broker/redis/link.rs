@@ -140,9 +140,13 @@ impl Link {
     }
 }
 
-pub(super) fn classify(error: RedisError) -> BrokerError {
-    let away =
-        error.is_io_error() || error.is_timeout() || error.is_connection_dropped() || error.is_unrecoverable_error();
+/// Whether the connection, and not the command, failed.
+pub(super) fn is_broken(error: &RedisError) -> bool {
+    error.is_io_error() || error.is_timeout() || error.is_connection_dropped() || error.is_unrecoverable_error()
+}
+
+fn classify(error: RedisError) -> BrokerError {
+    let away = is_broken(&error);
     let starting =
         error.code().is_some_and(|code| matches!(code, "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "READONLY"));
     match error.kind() {

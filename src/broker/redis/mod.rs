@@ -85,8 +85,8 @@ struct Shared {
     last_trim_ms: AtomicU64,
     /// Milliseconds since `started` when the last own mark came back, plus one; 0: never.
     mark_heard: AtomicU64,
-    /// Said in this node's marks.
-    standing: Mutex<Standing>,
+    /// Said in this node's marks, and to which subscription it belongs.
+    standing: Mutex<(u64, Standing)>,
     /// The same for the last answer to the tail.
     tail_heard: AtomicU64,
 }
@@ -168,9 +168,12 @@ impl RedisBroker {
         self.shared.node
     }
 
-    /// What this node's marks say from now on.
-    pub fn announce(&self, standing: Standing) {
-        *self.shared.standing.lock() = standing;
+    /// What this node's marks say from now on; ignored when it is about a subscription that is no more.
+    pub fn announce(&self, subscription: u64, standing: Standing) {
+        let mut said = self.shared.standing.lock();
+        if said.0 == subscription {
+            said.1 = standing;
+        }
     }
 
     pub(super) fn epoch(&self) -> Epoch {

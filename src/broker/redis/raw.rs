@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::BrokerError;
 use crate::broker::RawMessage;
+use crate::broker::Standing;
 use crate::broker::TailMessage;
 use crate::broker::redis::Shared;
 use crate::broker::redis::codec;
@@ -109,8 +110,14 @@ async fn listen(
 ) -> Result<(), BrokerError> {
     let mut inbox = subscribe(shared).await.map_err(|e| BrokerError::Unavailable(Some(e)))?;
     let nonce = fastrand::u64(1..);
+    // From here on this node says nothing of itself until it has heard something over this very subscription.
+    let number = {
+        let mut said = shared.standing.lock();
+        *said = (said.0 + 1, Standing::default());
+        said.0
+    };
     let alone = is_alone(shared, &mut inbox.connection).await?;
-    if raw.send(RawMessage::Subscribed { alone }).await.is_err() {
+    if raw.send(RawMessage::Subscribed { alone, number }).await.is_err() {
         return Ok(());
     }
     let mut heard = tokio::time::Instant::now();
@@ -193,7 +200,7 @@ fn message(shared: &Shared, push: PushInfo) -> Option<Heard> {
     }
 }
 
-/// Sets marks until the connection fails. A Redis that answers but can't write (full, read-only) proves that it is there:
+/// Sets marks until the connection fails. A Redis that answers but can't write (full, read-only, loading) proves that it is there:
 /// what it delivers is worth hearing, so `refused` keeps the subscription.
 async fn set_marks(
     shared: &Shared,
@@ -201,21 +208,23 @@ async fn set_marks(
     mut connection: MultiplexedConnection,
     refused: &AtomicBool,
 ) -> BrokerError {
-    let mut every = tokio::time::interval(MARK_EVERY);
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        every.tick().await;
         let mut call = shared.scripts.probe.prepare_invoke();
-        let says = codec::mark(shared.node, nonce, *shared.standing.lock());
+        let says = codec::mark(shared.node, nonce, shared.standing.lock().1);
         call.key(&shared.keys.marks).arg(&shared.keys.marks_channel).arg(says);
         let set: Result<u64, redis::RedisError> = call.invoke_async(&mut connection).await;
-        match set.map_err(link::classify) {
+        match set {
             Ok(_) => refused.store(false, Ordering::Release),
-            Err(error @ BrokerError::Unavailable(_)) => return error,
+            Err(error) if link::is_broken(&error) => return BrokerError::Unavailable(Some(error)),
+            // Also while it loads its files after a restart: it passes messages on by then, and nobody would hear them again.
             Err(error) => {
                 tracing::debug!(%error, "redis: mark refused");
                 refused.store(true, Ordering::Release);
+                // Messages have no names before the first mark: not long after it can be set, it is.
+                tokio::time::sleep(MARK_EVERY / 10).await;
+                continue;
             }
         }
+        tokio::time::sleep(MARK_EVERY).await;
     }
 }
