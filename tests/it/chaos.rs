@@ -118,13 +118,20 @@ fn seen_all(record: &BTreeMap<String, u64>) -> impl Fn(&crate::support::follower
 async fn logged(server: &RedisServer, world: &World) -> BTreeMap<String, Vec<u64>> {
     let mut connection = server.client().await;
     let key = format!("{}:log", world.config.redis_prefix);
-    let reply: StreamRangeReply =
-        redis::cmd("XRANGE").arg(key).arg("-").arg("+").query_async(&mut connection).await.unwrap();
     let mut jobs: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-    for entry in reply.ids {
-        let Some(data) = entry.get::<String>("d") else { continue };
-        let data: Value = serde_json::from_str(&data).unwrap();
-        jobs.entry(data["jobId"].as_str().unwrap().to_owned()).or_default().push(data["data"]["n"].as_u64().unwrap());
+    let mut from = "-".to_owned();
+    loop {
+        let mut range = redis::cmd("XRANGE");
+        range.arg(&key).arg(&from).arg("+").arg("COUNT").arg(1000);
+        let page: StreamRangeReply = range.query_async(&mut connection).await.unwrap();
+        let Some(last) = page.ids.last() else { break };
+        from = format!("({}", last.id);
+        for entry in page.ids {
+            let Some(data) = entry.get::<String>("d") else { continue };
+            let data: Value = serde_json::from_str(&data).unwrap();
+            let n = data["data"]["n"].as_u64().unwrap();
+            jobs.entry(data["jobId"].as_str().unwrap().to_owned()).or_default().push(n);
+        }
     }
     jobs
 }
