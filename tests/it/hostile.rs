@@ -562,3 +562,71 @@ async fn the_openapi_document_names_every_route() {
     assert_eq!(paths.len(), 10);
     app.app.stop().await;
 }
+
+/// One HTTP/2 frame (RFC 9113 §4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
+    bytes.extend([kind, flags]);
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+/// b70: floods of frames that cost the sender little end their own connection or nothing at all; memory stays, and so do the
+/// honest.
+#[tokio::test(flavor = "multi_thread")]
+async fn b70_floods_of_http2_frames_harm_nobody_else() {
+    let world = World::embedded().await;
+    world.people(&[("ada", &["a"])]).await;
+    let owned = world.env();
+    let env: Vec<(&str, &str)> = owned.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let server = crate::support::process::Server::spawn(&env).await;
+    let token = bearer("ada");
+    let mut honest = SseClient::connect(server.addr(), STREAM, &[("Authorization", &token)]).await.unwrap();
+    honest.until("ready").await;
+    let before = server.metric("process_resident_memory_bytes").await.unwrap();
+    // GET / as indexed header fields, for floods that need a request.
+    let head = [0x82, 0x84, 0x86, 0x41, 0x01, b't'];
+    let floods: [(&str, Vec<u8>, Vec<u8>); 7] = [
+        ("ping", vec![], frame(6, 0, 0, &[7; 8])),
+        ("settings", vec![], frame(4, 0, 0, &[])),
+        ("priority", vec![], frame(2, 0, 1, &[0, 0, 0, 0, 1])),
+        ("continuation", frame(1, 0, 1, &head), frame(9, 0, 1, &[0x40, 0x01, b'x', 0x01, b'y'])),
+        ("empty data", frame(1, 4, 1, &head), frame(0, 0, 1, &[])),
+        ("window updates", vec![], frame(8, 0, 0, &[0, 0, 0, 1])),
+        ("unknown frames", vec![], frame(0xee, 0, 0, &[0; 64])),
+    ];
+    for (name, opening, repeated) in floods {
+        let mut socket = TcpStream::connect(server.addr()).await.unwrap();
+        let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        bytes.extend(frame(4, 0, 0, &[]));
+        bytes.extend(opening);
+        bytes.extend(repeated.repeat(50_000));
+        // Closed in the middle, or not read any further, is what a flood may get.
+        drop(tokio::time::timeout(Duration::from_secs(3), socket.write_all(&bytes)).await);
+        honest.until("heartbeat").await;
+        let health =
+            http::try_raw(server.addr(), b"GET /health/live HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").await;
+        assert_eq!(health.map(|answer| answer.status).ok(), Some(200), "{name}");
+    }
+    let after = server.metric("process_resident_memory_bytes").await.unwrap();
+    assert!(after < before + 64.0 * 1024.0 * 1024.0, "{before} bytes became {after}");
+}
+
+/// b109: the port for machines answers whatever name it is called by, tells a foreign page nothing that the page could read,
+/// and has nothing but metrics.
+#[tokio::test]
+async fn b109_the_metrics_port_is_of_no_use_to_a_page() {
+    let world = World::embedded().await;
+    let owned = world.env();
+    let env: Vec<(&str, &str)> = owned.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let server = crate::support::process::Server::spawn(&env).await;
+    let foreign = [("Host", "evil.example.com"), ("Origin", "https://evil.example.com")];
+    let answer = http::request(server.metrics_addr(), "GET", "/metrics", &foreign, b"").await;
+    assert_eq!(answer.header("access-control-allow-origin"), None);
+    assert!(!answer.text().contains("ada"), "no names of people, jobs or channels");
+    for path in ["/v1/events", "/health", "/", "/v1/publish"] {
+        assert_eq!(http::request(server.metrics_addr(), "GET", path, &[], b"").await.status, 404, "{path}");
+    }
+    assert_eq!(http::request(server.addr(), "GET", "/metrics", &foreign, b"").await.status, 404);
+}

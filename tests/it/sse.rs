@@ -34,7 +34,7 @@ async fn worlds() -> [(World, TestApp); 2] {
 
 /// First bytes at once; `connected` with verdicts and refusals; snapshots without a cursor; `ready` with one; then live.
 #[tokio::test]
-async fn a_stream_opens_in_the_order_of_the_protocol() {
+async fn b27_b69_a_stream_opens_in_the_order_of_the_protocol() {
     for (world, app) in worlds().await {
         world.people(&[("ada", &["j1", "j2"]), ("eve", &["j3"])]).await;
         app.progress("j1", 1).await;

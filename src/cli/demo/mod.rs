@@ -23,6 +23,7 @@ use crate::cli::serve;
 use crate::config::Config;
 use crate::config::LogFormat;
 use crate::config::Secret;
+use crate::event::Id;
 use crate::http;
 use crate::telemetry;
 
@@ -56,8 +57,12 @@ pub(super) async fn run(options: Options) -> Result<(), Failure> {
     sample::fill(&app.shared.sessions.store).await.map_err(|error| Failure::unavailable(error.advice()))?;
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     if !options.quiet {
+        let sessions = &app.shared.sessions;
+        let attempts = sample::attempts(&sessions.store, &sessions.terminal).await;
+        let attempts = attempts.map_err(|error| Failure::unavailable(error.advice()))?;
         for (at, job) in sample::JOBS.iter().enumerate() {
-            tasks.spawn(worker::run(base.clone(), key.clone(), job.id, at, stop.clone()));
+            let attempt = Id::parse(job.id).ok().and_then(|id| attempts.get(&id).copied()).unwrap_or(0);
+            tasks.spawn(worker::run(base.clone(), key.clone(), (job.id, attempt), at, stop.clone()));
         }
     }
     tasks.close();

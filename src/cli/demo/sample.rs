@@ -1,6 +1,9 @@
 //! Sample people, jobs and documents. Idempotent: a second start finds them.
 
+use std::collections::HashMap;
+
 use crate::event::Id;
+use crate::jobs::TerminalStatuses;
 use crate::store::Role;
 use crate::store::Store;
 use crate::store::StoreError;
@@ -27,6 +30,13 @@ pub(super) const JOBS: [Job; 5] = [
 ];
 
 pub(super) const DOCUMENT: &str = "d1";
+
+/// The last attempt of each sample job, of this run or an earlier one: a worker goes on counting where it was.
+pub(super) async fn attempts(store: &Store, terminal: &TerminalStatuses) -> Result<HashMap<Id, u64>, StoreError> {
+    let ids: Vec<Id> = JOBS.iter().filter_map(|job| Id::parse(job.id).ok()).collect();
+    let rows = store.jobs(&ids, terminal).await?;
+    Ok(rows.into_iter().map(|(id, row)| (id, row.state.and_then(|state| state.attempt).unwrap_or(0))).collect())
+}
 
 pub(super) async fn fill(store: &Store) -> Result<(), StoreError> {
     let id = |text: &str| Id::parse(text).expect("sample ids follow the grammar");

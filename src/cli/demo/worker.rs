@@ -7,11 +7,16 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 /// Works on one job over and over until `stop`: each round is a new attempt, every third one fails.
-pub(super) async fn run(base: String, key: String, job: &'static str, at: usize, stop: CancellationToken) {
+pub(super) async fn run(
+    base: String,
+    key: String,
+    (job, last): (&'static str, u64),
+    at: usize,
+    stop: CancellationToken,
+) {
     let Ok(http) = reqwest::Client::builder().timeout(Duration::from_secs(5)).build() else { return };
     let worker = Worker { http, url: format!("{base}/v1/jobs/{job}/updates"), key };
-    // Attempts number rounds across restarts, so that a finished job of an earlier run may start again.
-    let mut attempt = crate::clock::now_s();
+    let mut attempt = last;
     tokio::select! {
         () = stop.cancelled() => {}
         () = async {
