@@ -97,7 +97,7 @@ impl StoreError {
                 format!("create it with `createdb {database}`, or correct the name in DATABASE_URL")
             }
             Self::SchemaMissing { schema, missing } => {
-                format!("run `tidings migrate`, or add {missing} to your views in the schema {schema}")
+                format!("run `tidings migrate`, or complete your views in the schema {schema} ({missing})")
             }
             Self::Directory { path, .. } => {
                 format!("make {path} a directory that this user may write to, or set DATA_DIR")
