@@ -124,9 +124,10 @@ impl App {
         let broker = build_broker(&config, &terminal, &metrics).await?;
         let (tasks, stop, stop_listening) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
         let window = Window::new(window_limits(&config), config.log_retention);
-        let lane = LaneSettings { heartbeat: config.heartbeat_interval };
-        let lanes = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let hub = Hub::start(lanes, &lane, window, &metrics, &tasks, &stop);
+        let outbox = OutboxLimits { events_max: config.outbox_events_max, bytes_max: config.outbox_bytes_max };
+        let lane = LaneSettings { heartbeat: config.heartbeat_interval, outbox };
+        let hub = Hub::start(lanes(&config), &lane, window, &metrics, &tasks, &stop)
+            .map_err(|error| StartError::Unavailable(format!("can't start: {error}; raise the limit of open files")))?;
         let seeds = ingest::Seeds::default();
         let ingest = Ingest {
             seeds,
@@ -137,17 +138,17 @@ impl App {
         };
         let members = Members::new(broker.redis().map_or(1, RedisBroker::node));
         start_line(&config, &hub, &ingest, &members, &tasks, &stop);
-        let sessions = Sessions {
+        let sessions = Arc::new(Sessions {
             hub,
             broker,
             store: store.clone(),
             authorizer: Arc::new(Authorizer::new(store.clone(), &config, &metrics)),
             metrics: metrics.clone(),
             terminal,
-            outbox: OutboxLimits { events_max: config.outbox_events_max, bytes_max: config.outbox_bytes_max },
-            catchups: Arc::new(Semaphore::new(CATCHUPS_MAX)),
+            outbox,
+            catchups: Semaphore::new(CATCHUPS_MAX),
             heartbeat_ms: u64::try_from(config.heartbeat_interval.as_millis()).unwrap_or(u64::MAX),
-        };
+        });
         let authenticator = Authenticator::new(verifier, store, &config, &metrics);
         let shared = Arc::new(http::Shared {
             sessions,
@@ -174,6 +175,7 @@ impl App {
         let limits = ListenerLimits {
             connections_max: shared.config.max_connections + SPARE_CONNECTIONS,
             head_timeout: shared.config.first_byte_timeout,
+            takeover: shared.config.sse_takeover,
         };
         let local = |listener: &TcpListener| listener.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
         let address = local(&listeners.public);
@@ -238,6 +240,14 @@ pub(crate) fn unreachable_store(error: &StoreError) -> StartError {
     match error {
         StoreError::Settings => StartError::Settings(error.advice()),
         _ => StartError::Unavailable(error.advice()),
+    }
+}
+
+/// As many as there are cores, where the setting does not say.
+fn lanes(config: &Config) -> usize {
+    match config.lanes {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        lanes => lanes,
     }
 }
 

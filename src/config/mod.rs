@@ -84,6 +84,8 @@ pub struct Config {
     #[serde(rename = "heartbeat_interval_ms", deserialize_with = "millis")]
     pub heartbeat_interval: Duration,
     pub max_connections: usize,
+    pub lanes: usize,
+    pub sse_takeover: bool,
     pub outbox_events_max: usize,
     pub outbox_bytes_max: usize,
     pub channels_max: usize,
@@ -225,6 +227,7 @@ impl Config {
         wrong(self.drain > minute * 60, "DRAIN_MS: at most 1 h");
         wrong(self.grant_stale_max > minute * 60, "GRANT_STALE_MAX_MS: at most 1 h");
         wrong(self.max_connections == 0, "MAX_CONNECTIONS: at least 1");
+        wrong(self.lanes > 64, "LANES: at most 64; 0 is one for each core");
         wrong(self.job_updates_channel.is_empty(), "JOB_UPDATES_CHANNEL: must not be empty");
         let weak_key = |key: &Secret| key.expose().len() < 16 || !key.expose().bytes().all(|b| b.is_ascii_graphic());
         wrong(self.api_keys.iter().any(weak_key), "API_KEYS: each at least 16 characters, without spaces");

@@ -35,6 +35,12 @@ impl EventName {
     /// `notification`
     pub const NOTIFICATION: Self = Self(Cow::Borrowed("notification"));
 
+    /// A name of the protocol itself, such as `connected`.
+    #[must_use]
+    pub const fn of_protocol(name: &'static str) -> Self {
+        Self(Cow::Borrowed(name))
+    }
+
     /// Checks a name that a publisher chose.
     ///
     /// # Errors

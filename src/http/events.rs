@@ -24,10 +24,13 @@ use crate::event::Id;
 use crate::event::Kind;
 use crate::http::AppState;
 use crate::http::answer;
+use crate::session::ME;
 use crate::session::Opened;
 use crate::session::Request;
 use crate::session::Requested;
 use crate::session::Resume;
+use crate::transport::plain;
+use crate::transport::plain::MayClaim;
 use crate::transport::sse;
 
 /// Longest list of channels, in bytes: a hundred of the longest names.
@@ -92,13 +95,16 @@ pub(super) async fn open(
     let opened = match wanted {
         Wanted::Stream if is_full(&shared) => Err(ApiError::unavailable("overloaded")),
         _ if shared.is_draining() => Err(ApiError::unavailable("draining")),
-        _ => open_session(&shared, &uri, &headers, &extensions).await,
+        _ => open_session(&shared, &uri, &headers).await,
     };
     match (opened, wanted) {
         (Ok(Opened::NothingLeft), _) => StatusCode::NO_CONTENT.into_response(),
         (Ok(Opened::Stream(session)), Wanted::Stream) => {
             count("accepted");
-            sse::respond(*session, shared.metrics.clone())
+            if extensions.get::<MayClaim>().is_some() {
+                return plain::respond(session);
+            }
+            sse::respond(*session, extensions.get::<CancellationToken>().cloned().unwrap_or_default())
         }
         (Ok(Opened::Stream(session)), Wanted::DryRun) => {
             answer::json(StatusCode::OK, serde_json::to_string(&session.answer()).unwrap_or_default())
@@ -130,12 +136,7 @@ fn is_full(shared: &AppState) -> bool {
     usize::try_from(open).unwrap_or(0) >= shared.config.max_connections
 }
 
-async fn open_session(
-    shared: &AppState,
-    uri: &Uri,
-    headers: &HeaderMap,
-    extensions: &Extensions,
-) -> Result<Opened, ApiError> {
+async fn open_session(shared: &AppState, uri: &Uri, headers: &HeaderMap) -> Result<Opened, ApiError> {
     let query = parse_query(uri)?;
     let principal = principal(shared, uri, headers, &query).await?;
     let channels = requested(&query.channels, &principal, shared.config.channels_max)?;
@@ -149,8 +150,7 @@ async fn open_session(
     }
     let session = query.session.map(session_name).transpose()?;
     let resume = resume(headers, query.last_event_id.as_deref())?;
-    let kill = extensions.get::<CancellationToken>().cloned().unwrap_or_default();
-    shared.sessions.open(Request { principal, channels, resume, until_done, session, kill }).await
+    shared.sessions.open(Request { principal, channels, resume, until_done, session }).await
 }
 
 /// A parameter that is given twice where one is meant is ambiguous, and refused.
@@ -194,7 +194,6 @@ fn requested(lists: &[String], principal: &Principal, channels_max: usize) -> Re
 }
 
 fn wish(name: &str, principal: &Principal) -> Requested {
-    const ME: &str = "user.me";
     match Channel::parse(name) {
         Ok(_) if name == ME => {
             Requested::Channel { channel: Channel::of(Kind::User, &principal.user.id), alias: Some(ME) }
@@ -204,9 +203,9 @@ fn wish(name: &str, principal: &Principal) -> Requested {
     }
 }
 
-fn session_name(name: String) -> Result<String, ApiError> {
+fn session_name(name: String) -> Result<Box<str>, ApiError> {
     let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-    if plain && (8..=64).contains(&name.len()) { Ok(name) } else { Err(ApiError::invalid("session")) }
+    if plain && (8..=64).contains(&name.len()) { Ok(name.into()) } else { Err(ApiError::invalid("session")) }
 }
 
 /// The header wins: a browser's own is newer than what stands in the URL.

@@ -9,6 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
@@ -23,14 +24,22 @@ use hyper::server::conn::http2;
 use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
 use socket2::SockRef;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
+use crate::http::takeover::Guarded;
+use crate::http::takeover::Taken;
+use crate::http::takeover::Takeover;
 use crate::telemetry::Metrics;
+use crate::transport::plain;
+use crate::transport::plain::MayClaim;
+use crate::transport::plain::Surroundings;
 
 /// How HTTP/2 begins (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -46,6 +55,8 @@ pub struct ListenerLimits {
     pub connections_max: usize,
     /// How long the first byte and each whole request head may take.
     pub head_timeout: Duration,
+    /// Plain streams leave hyper and write to their sockets themselves.
+    pub takeover: bool,
 }
 
 /// Binds a listener.
@@ -98,11 +109,8 @@ pub async fn serve(
             metrics.reject("connection", "connections_max");
             continue;
         };
-        let connection = connection(socket, peer, router.clone(), limits.clone(), tasks.clone(), signals.clone());
-        tasks.spawn(async move {
-            connection.await;
-            drop(slot);
-        });
+        let around = Surroundings { tasks: tasks.clone(), stop: signals.stop.clone() };
+        tasks.spawn(connection(socket, peer, router.clone(), limits.clone(), around, signals.clone(), slot));
     }
 }
 
@@ -111,42 +119,71 @@ async fn connection(
     peer: SocketAddr,
     router: Router,
     limits: ListenerLimits,
-    tasks: TaskTracker,
+    around: Surroundings,
     signals: Signals,
+    slot: OwnedSemaphorePermit,
 ) {
     drop(tune(&socket));
-    let kill = CancellationToken::new();
     let detected = tokio::select! {
         () = signals.stop.cancelled() => return,
         detected = tokio::time::timeout(limits.head_timeout, is_http2(&socket)) => detected,
     };
-    let Ok(Ok(http2)) = detected else { return };
-    // On HTTP/2 a connection carries streams of many pages: none of them may cut the others.
-    let service = Service { router, peer, kill: (!http2).then(|| kill.clone()) };
-    let io = TokioIo::new(socket);
-    if http2 {
-        let served = http2_builder(tasks, &limits).serve_connection(io, service);
-        tokio::pin!(served);
-        tokio::select! {
-            () = kill.cancelled() => {}
-            _ = served.as_mut() => {}
-            () = signals.leave.cancelled() => {
-                served.as_mut().graceful_shutdown();
-                drop(kill.run_until_cancelled(served).await);
+    match detected {
+        Ok(Ok(true)) => http2(socket, Service::new(router, peer), &limits, around.tasks, signals).await,
+        Ok(Ok(false)) => {
+            let service = Service::new(router, peer);
+            let taken = http1(socket, service, &limits, signals).await;
+            // In a future of its own: while hyper serves, its room is not needed.
+            if let Some((socket, Taken { head, session })) = taken {
+                Box::pin(plain::serve(&head, socket, *session, around, slot)).await;
             }
         }
-    } else {
-        let served = http1_builder(&limits).serve_connection(io, service);
-        tokio::pin!(served);
-        tokio::select! {
-            () = kill.cancelled() => {}
-            _ = served.as_mut() => {}
-            () = signals.leave.cancelled() => {
-                served.as_mut().graceful_shutdown();
-                drop(kill.run_until_cancelled(served).await);
-            }
+        Ok(Err(_)) | Err(_) => {}
+    }
+}
+
+async fn http2(socket: TcpStream, service: Service, limits: &ListenerLimits, tasks: TaskTracker, signals: Signals) {
+    let served = http2_builder(tasks, limits).serve_connection(TokioIo::new(socket), service);
+    tokio::pin!(served);
+    tokio::select! {
+        _ = served.as_mut() => {}
+        () = signals.leave.cancelled() => {
+            served.as_mut().graceful_shutdown();
+            drop(served.await);
         }
     }
+}
+
+/// Serves requests, until the connection ends or a stream takes it over.
+async fn http1(
+    socket: TcpStream,
+    mut service: Service,
+    limits: &ListenerLimits,
+    signals: Signals,
+) -> Option<(TcpStream, Taken)> {
+    let (takeover, kill) = (Takeover::default(), CancellationToken::new());
+    service.kill = Some(kill.clone());
+    service.takeover = limits.takeover.then(|| takeover.clone());
+    let mut served = http1_builder(limits).serve_connection(Guarded::new(socket, takeover.clone()), service);
+    let mut leaving = false;
+    let ended = loop {
+        let serve = std::future::poll_fn(|cx| match served.poll_without_shutdown(cx) {
+            _ if takeover.is_claimed() => Poll::Ready(Ok(())),
+            polled => polled,
+        });
+        tokio::select! {
+            () = kill.cancelled() => return None,
+            ended = serve => break ended,
+            () = signals.leave.cancelled(), if !leaving => leaving = true,
+        }
+        Pin::new(&mut served).graceful_shutdown();
+    };
+    let taken = takeover.taken();
+    let mut socket = ended.ok().map(|()| served.into_parts().io.into_inner())?;
+    if taken.is_none() {
+        drop(socket.shutdown().await);
+    }
+    taken.map(|taken| (socket, taken))
 }
 
 fn tune(socket: &TcpStream) -> io::Result<()> {
@@ -221,7 +258,15 @@ where
 struct Service {
     router: Router,
     peer: SocketAddr,
+    /// Cuts the connection. Not on HTTP/2, where one carries streams of many pages: none of them may cut the others.
     kill: Option<CancellationToken>,
+    takeover: Option<Takeover>,
+}
+
+impl Service {
+    fn new(router: Router, peer: SocketAddr) -> Self {
+        Self { router, peer, kill: None, takeover: None }
+    }
 }
 
 impl hyper::service::Service<Request<Incoming>> for Service {
@@ -230,11 +275,14 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let takeover = self.takeover.clone().filter(|takeover| takeover.is_possible(&request));
         let mut request = request.map(Body::new);
-        request.extensions_mut().insert(ConnectInfo(self.peer));
-        if let Some(kill) = &self.kill {
-            request.extensions_mut().insert(kill.clone());
-        }
-        Box::pin(self.router.clone().oneshot(request))
+        let extensions = request.extensions_mut();
+        extensions.insert(ConnectInfo(self.peer));
+        self.kill.iter().for_each(|kill| drop(extensions.insert(kill.clone())));
+        let Some(takeover) = takeover else { return Box::pin(self.router.clone().oneshot(request)) };
+        extensions.insert(MayClaim);
+        let answer = self.router.clone().oneshot(request);
+        Box::pin(async move { answer.await.map(|response| takeover.take_for(response)) })
     }
 }

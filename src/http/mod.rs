@@ -7,6 +7,7 @@ mod ingest;
 mod listener;
 mod observe;
 mod openapi;
+mod takeover;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -42,7 +43,7 @@ use crate::telemetry::Metrics;
 #[derive(Debug)]
 pub struct Shared {
     /// Streams.
-    pub sessions: Sessions,
+    pub sessions: Arc<Sessions>,
     /// The way into the log.
     pub ingest: Ingest,
     /// Who is asking.

@@ -1,15 +1,16 @@
 //! What one stream is told at once: an event with a name, data and perhaps a cursor. Encoded once per wire format, shared by all.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
 
+use crate::clock;
 use crate::event::Channel;
 use crate::event::Cursor;
 use crate::event::Delivery;
 use crate::event::Event;
+use crate::event::EventName;
 use crate::event::Kind;
 
 /// A wire format in which a frame can be kept.
@@ -17,6 +18,8 @@ use crate::event::Kind;
 pub enum Format {
     /// `text/event-stream`
     Sse,
+    /// The same as a chunk of an HTTP/1.1 body
+    SseChunk,
 }
 
 /// A frame. Cheap to clone: everything is shared.
@@ -25,7 +28,8 @@ pub struct Frame(Arc<Parts>);
 
 #[derive(Debug)]
 struct Parts {
-    name: Cow<'static, str>,
+    /// An event's name is shared with the event where it is one of ours, as nearly all are.
+    name: EventName,
     label: &'static str,
     data: Arc<str>,
     cursor: Option<Cursor>,
@@ -33,6 +37,7 @@ struct Parts {
     channel: Option<Channel>,
     accepted_us: u64,
     sse: OnceLock<Bytes>,
+    chunk: OnceLock<Bytes>,
 }
 
 impl Frame {
@@ -40,7 +45,7 @@ impl Frame {
     #[must_use]
     pub fn control(name: &'static str, data: impl Into<Arc<str>>, cursor: Option<Cursor>) -> Self {
         Self(Arc::new(Parts {
-            name: Cow::Borrowed(name),
+            name: EventName::of_protocol(name),
             label: name,
             data: data.into(),
             cursor,
@@ -48,7 +53,15 @@ impl Frame {
             channel: None,
             accepted_us: 0,
             sse: OnceLock::new(),
+            chunk: OnceLock::new(),
         }))
+    }
+
+    /// A frame of the protocol that says only where the log is, and when that was.
+    #[must_use]
+    pub fn moment(name: &'static str, cursor: Cursor) -> Self {
+        let now = clock::rfc3339(clock::now_us());
+        Self::control(name, format!("{{\"timestamp\":\"{now}\"}}"), Some(cursor))
     }
 
     /// The frame of an event; `cursor` is that of its entry, where it is logged.
@@ -73,7 +86,7 @@ impl Frame {
 
     fn of(event: &Event, data: Arc<str>, cursor: Option<Cursor>, accepted_us: u64) -> Self {
         Self(Arc::new(Parts {
-            name: Cow::Owned(event.name.as_str().to_owned()),
+            name: event.name.clone(),
             label: event.name.label(),
             data,
             cursor,
@@ -81,13 +94,14 @@ impl Frame {
             channel: Some(event.channel.clone()),
             accepted_us,
             sse: OnceLock::new(),
+            chunk: OnceLock::new(),
         }))
     }
 
     /// The event name: letters, digits and `:._-`.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.0.name
+        self.0.name.as_str()
     }
 
     /// One JSON object on one line.
@@ -129,13 +143,14 @@ impl Frame {
     /// Bytes that it takes in a queue, roughly those on the wire.
     #[must_use]
     pub fn weight(&self) -> usize {
-        self.0.data.len() + self.0.name.len() + 80
+        self.0.data.len() + self.0.name.as_str().len() + 80
     }
 
     /// The bytes in a format, made by `encode` the first time that anybody asks.
     pub fn encoded(&self, format: Format, encode: impl FnOnce(&Self) -> Bytes) -> Bytes {
         match format {
             Format::Sse => self.0.sse.get_or_init(|| encode(self)).clone(),
+            Format::SseChunk => self.0.chunk.get_or_init(|| encode(self)).clone(),
         }
     }
 }

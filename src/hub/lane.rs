@@ -1,187 +1,115 @@
-//! A lane: one task that owns the subscriptions of its connections and does everything about them in order.
+//! A lane: one thread that owns its connections and does everything about them in order.
 //!
-//! Because one task dispatches the log in order, every outbox is in log order, and one cursor per connection is enough.
+//! Because one thread dispatches the log in order, every stream is in log order, and one cursor per stream is enough.
+//! What several events bring to a connection in one turn goes out in one write.
 
-use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-use tokio::sync::oneshot;
+use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::Grant;
-use crate::clock;
 use crate::event::Channel;
 use crate::event::Cursor;
 use crate::event::Entry;
 use crate::event::Event;
-use crate::event::LogId;
 use crate::hub::CloseReason;
+use crate::hub::ConnectionId;
 use crate::hub::Frame;
+use crate::hub::LaneSettings;
 use crate::hub::Outbox;
+use crate::hub::Pending;
+use crate::hub::Register;
 use crate::hub::Window;
-use crate::hub::outbox::Pushed;
+use crate::hub::batch::Batch;
+use crate::hub::counts::Counts;
+use crate::hub::message::LaneMessage;
+use crate::hub::registry::Registry;
+use crate::hub::timers::Timers;
+use crate::hub::wire::Keeper;
+use crate::hub::wire::Key;
+use crate::hub::wire::Port;
+use crate::hub::wire::Refused;
+use crate::hub::wire::Seat;
+use crate::hub::writer::Writer;
+use crate::hub::writer::Wrote;
 use crate::telemetry::Metrics;
 
-/// How often the lane looks at its clocks.
-const TICK: Duration = Duration::from_millis(100);
-/// How long an ending stream may take to read its end before its connection is cut.
-const END_UNREAD_MAX: Duration = Duration::from_secs(5);
 /// Entries that may be missing when a stream registers; more are caught up first.
 const JOIN_ENTRIES_MAX: usize = 64;
 
-/// The number of a connection, unique in this process and hard to guess.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ConnectionId(pub u64);
-
-/// What lanes need to know.
-#[derive(Debug, Clone)]
-pub struct LaneSettings {
-    /// Longest silence of a stream.
-    pub heartbeat: Duration,
+pub(super) struct Connection<P: Port> {
+    id: ConnectionId,
+    pub(super) outlet: Outlet<P>,
+    until_done: Pending,
+    /// It was told its end and has yet to read it.
+    ending: Option<CloseReason>,
 }
 
-/// A stream that wants to go live.
-#[derive(Debug)]
-pub struct Register {
-    /// Its connection.
-    pub id: ConnectionId,
-    /// What it may see.
-    pub grants: Vec<Grant>,
-    /// Its queue.
-    pub outbox: Arc<Outbox>,
-    /// It has everything up to here.
-    pub from: LogId,
-    /// The beginning to which `from` belongs.
-    pub generation: u64,
-    /// With `until=done`: the jobs that have not ended at `from`.
-    pub until_done: Option<HashSet<Channel>>,
-    /// When its credential ends, leeway included: seconds since the Unix epoch.
-    pub expires_at: u64,
-    /// Cuts its connection.
-    pub kill: CancellationToken,
+pub(super) enum Outlet<P: Port> {
+    Socket(Writer<P::Socket>, Option<Box<dyn Keeper<P::Handle>>>),
+    Queue { outbox: Arc<Outbox>, kill: CancellationToken },
 }
 
-/// Why a stream could not go live.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// Too far behind: catch up and try again.
-    Behind,
-    /// The log began anew: start over with `reset`.
-    Reopened,
-    /// The lane has stopped.
-    Stopped,
-}
-
-#[derive(Debug)]
-pub(super) enum LaneMessage {
-    Opened { generation: u64, head: Cursor },
-    Entries(Arc<[Arc<Entry>]>),
-    Ephemeral(Event),
-    Register(Box<Register>, oneshot::Sender<Result<Cursor, Refused>>),
-    Leave(ConnectionId),
-    Cut(ConnectionId),
-    Drain(Duration),
-}
-
-#[derive(Debug)]
-struct Connection {
-    outbox: Arc<Outbox>,
-    channels: Vec<Channel>,
-    until_done: Option<HashSet<Channel>>,
-    expires_at: u64,
-    kill: CancellationToken,
-}
-
-#[derive(Debug)]
-pub(super) struct Lane {
-    settings: LaneSettings,
+pub(super) struct Lane<P: Port> {
+    pub(super) settings: LaneSettings,
     window: Window,
-    metrics: Metrics,
+    pub(super) counts: Counts,
+    port: P,
     generation: u64,
-    head: Cursor,
-    connections: HashMap<ConnectionId, Connection>,
-    by_channel: HashMap<Channel, Vec<ConnectionId>>,
-    /// Second at which credentials end.
-    expiries: BTreeMap<u64, Vec<ConnectionId>>,
-    /// Streams that were told their end and have yet to read it.
-    ending: Vec<(Instant, Arc<Outbox>, CancellationToken)>,
-    draining: Vec<(Instant, ConnectionId)>,
+    pub(super) head: Cursor,
+    pub(super) registry: Registry<Connection<P>>,
+    by_id: HashMap<ConnectionId, Key>,
+    batch: Batch,
+    /// Whose end the present batch brings.
+    over: Vec<(Key, CloseReason)>,
+    pub(super) timers: Timers,
+    /// Streams that end with their jobs.
+    until_done: usize,
     /// The drain has begun: what registers now has missed its slot.
     leaving: bool,
-    ticks: u64,
 }
 
-impl Lane {
-    pub(super) fn new(settings: LaneSettings, window: Window, metrics: Metrics) -> Self {
+impl<P: Port> Lane<P> {
+    pub(super) fn new(settings: LaneSettings, window: Window, metrics: &Metrics, port: P) -> Self {
         Self {
+            timers: Timers::new(settings.heartbeat),
             settings,
             window,
-            metrics,
+            counts: Counts::new(metrics),
+            port,
             generation: 0,
             head: Cursor::default(),
-            connections: HashMap::new(),
-            by_channel: HashMap::new(),
-            expiries: BTreeMap::new(),
-            ending: Vec::new(),
-            draining: Vec::new(),
+            registry: Registry::default(),
+            by_id: HashMap::new(),
+            batch: Batch::default(),
+            over: Vec::new(),
+            until_done: 0,
             leaving: false,
-            ticks: 0,
         }
     }
 
-    /// The lane's loop. Its inputs: messages in order, its clock, and the app's stop.
-    pub(super) async fn run(mut self, mut messages: mpsc::Receiver<LaneMessage>, stop: CancellationToken) {
-        let mut tick = tokio::time::interval(TICK);
-        // Skip keeps the beat: with Delay every tick would come a little later, and heartbeats after their time.
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => break,
-                message = messages.recv() => match message {
-                    Some(message) => self.take(message),
-                    None => break,
-                },
-                _ = tick.tick() => self.tick(),
-            }
+    /// Takes one message. What it brings to connections is written by `flush`.
+    pub(super) fn take(&mut self, message: LaneMessage<P::Handle>) {
+        match message {
+            LaneMessage::Entries(entries) => return entries.iter().for_each(|entry| self.dispatch(entry)),
+            LaneMessage::Ephemeral(event) => return self.collect(&event, None),
+            _ => self.flush(), // what is under way must reach those for whom it was collected
         }
-        let ids: Vec<ConnectionId> = self.connections.keys().copied().collect();
-        for id in ids {
-            self.end(id, CloseReason::Shutdown);
-        }
-    }
-
-    fn take(&mut self, message: LaneMessage) {
         match message {
             LaneMessage::Opened { generation, head } => self.reopen(generation, head),
-            LaneMessage::Entries(entries) => entries.iter().for_each(|entry| self.dispatch(entry)),
-            LaneMessage::Ephemeral(event) => self.deliver(&event, None),
-            LaneMessage::Register(register, reply) => {
-                let id = register.id;
-                let answer = self.register(*register);
-                if reply.send(answer).is_err() {
-                    self.remove(id);
-                }
-            }
-            LaneMessage::Leave(id) => drop(self.remove(id)),
-            LaneMessage::Cut(id) => self.end(id, CloseReason::Cut),
+            LaneMessage::Register(register) => match self.missing(&register) {
+                Ok((frames, until_done)) => self.register(*register, frames, until_done),
+                Err(refused) => register.seat.refuse(refused),
+            },
+            LaneMessage::Leave(id) => self.leave(id),
+            LaneMessage::Cut(id) => self.end_of(id, CloseReason::Cut),
             LaneMessage::Drain(within) => self.plan_drain(within),
+            LaneMessage::Entries(_) | LaneMessage::Ephemeral(_) => {}
         }
-    }
-
-    fn reopen(&mut self, generation: u64, head: Cursor) {
-        self.generation = generation;
-        self.head = head;
-        for (_, connection) in self.connections.drain() {
-            self.metrics.subscriptions.sub(i64::try_from(connection.channels.len()).unwrap_or(0));
-            connection.outbox.resync();
-        }
-        self.by_channel = HashMap::new();
-        self.expiries.clear();
     }
 
     fn dispatch(&mut self, entry: &Arc<Entry>) {
@@ -190,205 +118,276 @@ impl Lane {
         }
         self.head = Cursor { epoch: self.head.epoch, at: entry.id, print: entry.print };
         if let Some(event) = &entry.event {
-            self.deliver(event, Some(self.head));
+            self.collect(event, Some(self.head));
         }
     }
 
-    fn deliver(&mut self, event: &Event, cursor: Option<Cursor>) {
-        let Some(subscribers) = self.by_channel.get(&event.channel) else { return };
-        let frame = Frame::event(event, cursor);
-        let mut over: Vec<(ConnectionId, CloseReason)> = Vec::new();
-        for id in subscribers {
-            let Some(connection) = self.connections.get_mut(id) else { continue };
-            match connection.outbox.push(frame.clone()) {
-                Pushed::Queued => {}
-                Pushed::Conflated(count) => self.count_conflated(event, count),
-                Pushed::Dropped => self.metrics.reject("outbox", "ephemeral"),
-                Pushed::Overflow => over.push((*id, CloseReason::Slow)),
-                Pushed::Closed => over.push((*id, CloseReason::ClientGone)),
+    /// Notes who is to get an event.
+    fn collect(&mut self, event: &Event, cursor: Option<Cursor>) {
+        let subscribers = self.registry.subscribers(&event.channel);
+        if subscribers.is_empty() {
+            return;
+        }
+        self.batch.add(Frame::event(event, cursor), subscribers);
+        if self.until_done > 0 {
+            self.mark_done(event);
+        }
+        if self.batch.is_full() {
+            self.flush();
+        }
+    }
+
+    fn mark_done(&mut self, event: &Event) {
+        for slot in self.batch.last_slots() {
+            let Some(key) = self.registry.key(slot) else { continue };
+            let Some(connection) = self.registry.at(slot) else { continue };
+            if let Some(pending) = &mut connection.until_done
+                && !still_pending(pending, event)
+            {
+                self.over.push((key, CloseReason::Done));
             }
-            if let Some(pending) = self.connections.get_mut(id).and_then(|c| c.until_done.as_mut()) {
-                if event.terminal {
-                    pending.remove(&event.channel);
-                } else {
-                    pending.insert(event.channel.clone());
+        }
+    }
+
+    /// Writes what was collected: each connection once.
+    pub(super) fn flush(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let mut batch = std::mem::take(&mut self.batch);
+        let limits = self.settings.outbox;
+        batch.for_each(|slot, frames| {
+            let Some(connection) = self.registry.at(slot) else { return };
+            let pushes = match &mut connection.outlet {
+                Outlet::Socket(writer, _) => {
+                    let bytes = frames.bytes(writer.wire);
+                    writer.send(frames.iter(), &bytes, limits)
                 }
-                if pending.is_empty() {
-                    over.push((*id, CloseReason::Done));
-                }
+                Outlet::Queue { outbox, .. } => outbox.push_all(frames.iter()),
+            };
+            self.counts.pushes(&pushes);
+            if let (Some(reason), Some(key)) = (pushes.end, self.registry.key(slot)) {
+                self.over.push((key, reason));
             }
-        }
-        for (id, reason) in over {
-            self.end(id, reason);
+        });
+        self.counts.sent(batch.frames());
+        self.batch = batch.cleared();
+        for (key, reason) in std::mem::take(&mut self.over) {
+            self.end(key, reason);
         }
     }
 
-    fn count_conflated(&self, event: &Event, count: usize) {
-        let kind = event.channel.kind().as_str();
-        self.metrics.conflated.with_label_values(&[kind]).inc_by(count as u64);
+    /// What the poller saw of a socket.
+    pub(super) fn ready(&mut self, key: Key, is_gone: bool) {
+        let Some(connection) = self.registry.get(key) else { return };
+        let Outlet::Socket(writer, _) = &mut connection.outlet else { return };
+        let wrote = if is_gone { Wrote::Gone } else { writer.resume() };
+        self.wrote(key, wrote);
     }
 
-    /// Copies what is missing and subscribes, in one turn: no event can come between.
-    fn register(&mut self, register: Register) -> Result<Cursor, Refused> {
+    fn wrote(&mut self, key: Key, wrote: Wrote) {
+        match wrote {
+            Wrote::All | Wrote::Blocked => {}
+            Wrote::Gone => self.remove(key, CloseReason::ClientGone),
+            Wrote::Ended => self.say_ended(key),
+        }
+    }
+
+    /// The end is written. The socket stays until the peer closes it or time is up: closed at once, it might take the end back.
+    fn say_ended(&mut self, key: Key) {
+        let Some(connection) = self.registry.get(key) else { return };
+        let reason = connection.ending.unwrap_or(CloseReason::ClientGone);
+        if let Outlet::Socket(_, keeper) = &mut connection.outlet
+            && let Some(keeper) = keeper.take()
+        {
+            keeper.ended(reason);
+        }
+    }
+
+    /// Subscribes, and sends what is missing, in the same turn: no event can come between.
+    fn register(&mut self, register: Register<P::Handle>, mut frames: Vec<Frame>, until_done: Pending) {
+        let key = self.registry.next_key();
+        let outlet = match register.seat {
+            Seat::Queue { outbox, kill, joined } => match joined.send(Ok(self.head)) {
+                Ok(()) => Outlet::Queue { outbox, kill },
+                Err(_) => return, // the reader is gone by now
+            },
+            Seat::Socket { handle, wire, mut keeper } => match self.port.adopt(handle, key) {
+                Ok(socket) => {
+                    keeper.seated();
+                    Outlet::Socket(Writer::new(socket, wire), Some(keeper))
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a socket can't be watched");
+                    return; // it is closed by this, and the client comes back
+                }
+            },
+        };
+        let done = until_done.as_ref().is_some_and(|pending| pending.is_empty());
+        self.until_done += usize::from(until_done.is_some());
+        let connection = Connection { id: register.id, outlet, until_done, ending: None };
+        let channels: Vec<Channel> = register.grants.iter().map(|grant| grant.channel().clone()).collect();
+        self.registry.insert(connection, &channels);
+        self.by_id.insert(register.id, key);
+        self.counts.subscribed(channels.len());
+        self.timers.expire_at(register.expires_at, key);
+        frames.push(Frame::moment("ready", self.head));
+        self.tell(key, &frames);
+        if done {
+            self.end(key, CloseReason::Done);
+        } else if self.leaving {
+            self.end(key, CloseReason::Drain);
+        }
+    }
+
+    /// The last entries that the stream has not seen, and what of its jobs is pending after them.
+    fn missing(&self, register: &Register<P::Handle>) -> Result<(Vec<Frame>, Pending), Refused> {
         if register.generation != self.generation || self.generation == 0 {
             return Err(if register.generation > self.generation { Refused::Behind } else { Refused::Reopened });
         }
         if register.from > self.head.at {
             return Err(Refused::Behind);
         }
+        if register.from == self.head.at {
+            return Ok((Vec::new(), register.until_done.clone()));
+        }
         let channels: Vec<Channel> = register.grants.iter().map(|grant| grant.channel().clone()).collect();
         let missing = self.window.page(&channels, register.from, self.head.at, JOIN_ENTRIES_MAX);
         let page = missing.filter(|page| page.complete).ok_or(Refused::Behind)?;
-        let mut until_done = register.until_done;
-        for entry in &page.entries {
-            let cursor = Cursor { epoch: self.head.epoch, at: entry.id, print: entry.print };
-            let Some(event) = &entry.event else { continue };
-            register.outbox.push(Frame::event(event, Some(cursor)));
+        let mut until_done = register.until_done.clone();
+        let frames = page.entries.iter().filter_map(|entry| {
+            let event = entry.event.as_ref()?;
             if let Some(pending) = &mut until_done {
-                if event.terminal {
-                    pending.remove(&event.channel)
-                } else {
-                    pending.insert(event.channel.clone())
+                still_pending(pending, event);
+            }
+            Some(Frame::event(event, Some(Cursor { epoch: self.head.epoch, at: entry.id, print: entry.print })))
+        });
+        Ok((frames.collect(), until_done))
+    }
+
+    /// Gives frames to one connection at once.
+    pub(super) fn tell(&mut self, key: Key, frames: &[Frame]) {
+        let limits = self.settings.outbox;
+        let Some(connection) = self.registry.get(key) else { return };
+        let pushes = match &mut connection.outlet {
+            Outlet::Queue { outbox, .. } => outbox.push_all(frames.iter()),
+            Outlet::Socket(writer, _) => {
+                let bytes: Bytes = match frames {
+                    [only] => writer.wire.bytes(only),
+                    _ => frames.iter().flat_map(|frame| writer.wire.bytes(frame)).collect(),
                 };
+                writer.send(frames.iter(), &bytes, limits)
             }
-        }
-        register.outbox.push(Frame::control("ready", timestamp_data(), Some(self.head)));
-        self.insert(
-            register.id,
-            &channels,
-            Connection {
-                outbox: register.outbox,
-                channels: channels.clone(),
-                until_done,
-                expires_at: register.expires_at,
-                kill: register.kill,
-            },
-        );
-        Ok(self.head)
-    }
-
-    fn insert(&mut self, id: ConnectionId, channels: &[Channel], connection: Connection) {
-        for channel in channels {
-            self.by_channel.entry(channel.clone()).or_default().push(id);
-        }
-        self.metrics.subscriptions.add(i64::try_from(channels.len()).unwrap_or(0));
-        self.expiries.entry(connection.expires_at).or_default().push(id);
-        let done = connection.until_done.as_ref().is_some_and(HashSet::is_empty);
-        self.connections.insert(id, connection);
-        if done {
-            self.end(id, CloseReason::Done);
-        } else if self.leaving {
-            self.end(id, CloseReason::Drain);
+        };
+        self.counts.pushes(&pushes);
+        self.counts.sent(frames.iter().map(|frame| (frame, 1)));
+        if let Some(reason) = pushes.end {
+            self.end(key, reason);
         }
     }
 
-    fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
-        let connection = self.connections.remove(&id)?;
-        for channel in &connection.channels {
-            if let Some(ids) = self.by_channel.get_mut(channel) {
-                if let Some(at) = ids.iter().position(|other| *other == id) {
-                    ids.swap_remove(at);
-                }
-                if ids.is_empty() {
-                    self.by_channel.remove(channel);
+    fn reopen(&mut self, generation: u64, head: Cursor) {
+        self.generation = generation;
+        self.head = head;
+        let keys: Vec<Key> = self.registry.iter().filter(|(_, c)| c.ending.is_none()).map(|(key, _)| key).collect();
+        for key in keys {
+            let Some(connection) = self.forget(key) else { continue };
+            match connection.outlet {
+                Outlet::Queue { outbox, .. } => outbox.resync(),
+                Outlet::Socket(writer, keeper) => {
+                    let (socket, unsent) = writer.into_parts();
+                    if let (Ok(handle), Some(keeper)) = (self.port.release(socket), keeper) {
+                        keeper.back(handle, unsent, Refused::Reopened);
+                    }
                 }
             }
         }
-        if let Some(ids) = self.expiries.get_mut(&connection.expires_at) {
-            ids.retain(|other| *other != id);
-            if ids.is_empty() {
-                self.expiries.remove(&connection.expires_at);
-            }
+        self.timers.forget_expiries();
+    }
+
+    fn end_of(&mut self, id: ConnectionId, reason: CloseReason) {
+        if let Some(key) = self.by_id.get(&id) {
+            self.end(*key, reason);
         }
-        self.metrics.subscriptions.sub(i64::try_from(connection.channels.len()).unwrap_or(0));
-        Some(connection)
+    }
+
+    /// The stream's task is gone, and its queue with it.
+    fn leave(&mut self, id: ConnectionId) {
+        if let Some(key) = self.by_id.get(&id) {
+            self.remove(*key, CloseReason::ClientGone);
+        }
     }
 
     /// The only way out: unsubscribe, say why, and see to it that the end is read or the connection cut.
-    fn end(&mut self, id: ConnectionId, reason: CloseReason) {
-        let Some(connection) = self.remove(id) else { return };
-        connection.outbox.close(reason);
-        match reason {
-            CloseReason::Cut => connection.kill.cancel(),
-            CloseReason::ClientGone => {}
-            _ => self.ending.push((Instant::now() + END_UNREAD_MAX, connection.outbox, connection.kill)),
-        }
-    }
-
-    fn tick(&mut self) {
-        self.ticks += 1;
-        self.expire();
-        self.cut_unread();
-        self.drain_due();
-        let ticks_per_beat = u64::try_from(self.settings.heartbeat.as_millis() / TICK.as_millis()).unwrap_or(1).max(1);
-        self.heartbeat(ticks_per_beat);
-        if self.connections.len() * 4 < self.connections.capacity() {
-            self.connections.shrink_to_fit();
-            self.by_channel.shrink_to_fit();
-        }
-    }
-
-    fn expire(&mut self) {
-        let now = clock::now_s();
-        while self.expiries.first_key_value().is_some_and(|(at, _)| *at <= now) {
-            let (_, ids) = self.expiries.pop_first().unwrap_or_default();
-            for id in ids {
-                self.end(id, CloseReason::TokenExpired);
+    pub(super) fn end(&mut self, key: Key, reason: CloseReason) {
+        let Some(connection) = self.registry.get(key).filter(|connection| connection.ending.is_none()) else { return };
+        connection.ending = Some(reason);
+        self.until_done -= usize::from(connection.until_done.take().is_some());
+        let id = connection.id;
+        let wrote = match &mut connection.outlet {
+            Outlet::Queue { outbox, .. } => {
+                outbox.close(reason);
+                Wrote::Blocked
+            }
+            Outlet::Socket(..) if !reason.is_said() => Wrote::Gone,
+            Outlet::Socket(writer, _) => writer.end(reason),
+        };
+        self.by_id.remove(&id);
+        self.counts.unsubscribed(self.registry.unsubscribe(key.slot));
+        match (reason, wrote) {
+            (CloseReason::ClientGone | CloseReason::Cut, _) | (_, Wrote::Gone) => self.remove(key, reason),
+            _ => {
+                self.timers.ends(key, Instant::now());
+                self.wrote(key, wrote);
             }
         }
     }
 
-    fn cut_unread(&mut self) {
-        let now = Instant::now();
-        self.ending.retain(|(deadline, outbox, kill)| {
-            let late = *deadline <= now;
-            if late {
-                kill.cancel();
+    /// Lets go of a connection.
+    pub(super) fn remove(&mut self, key: Key, reason: CloseReason) {
+        let Some(connection) = self.forget(key) else { return };
+        let reason = connection.ending.unwrap_or(reason);
+        match connection.outlet {
+            Outlet::Socket(_, keeper) => keeper.into_iter().for_each(|keeper| keeper.ended(reason)),
+            Outlet::Queue { outbox, kill } => {
+                if reason == CloseReason::Cut || (connection.ending.is_some() && !outbox.is_finished()) {
+                    kill.cancel();
+                }
             }
-            !late && !outbox.is_finished()
-        });
+        }
     }
 
-    fn heartbeat(&mut self, ticks_per_beat: u64) {
-        let mut frame: Option<Frame> = None;
-        let mut gone = Vec::new();
-        for (id, connection) in &mut self.connections {
-            // Spread over the interval, so that many streams don't all beat in one tick.
-            if id.0.wrapping_add(self.ticks) % ticks_per_beat != 0 {
-                continue;
-            }
-            if connection.outbox.is_finished() {
-                gone.push(*id);
-            } else if connection.outbox.is_empty() {
-                let head = self.head;
-                let frame = frame.get_or_insert_with(|| Frame::control("heartbeat", timestamp_data(), Some(head)));
-                connection.outbox.push(frame.clone());
-            }
+    fn forget(&mut self, key: Key) -> Option<Connection<P>> {
+        self.registry.get(key)?;
+        self.counts.unsubscribed(self.registry.unsubscribe(key.slot));
+        let connection = self.registry.remove(key.slot)?;
+        if connection.ending.is_none() {
+            self.by_id.remove(&connection.id);
+            self.until_done -= usize::from(connection.until_done.is_some());
+            self.timers.left();
         }
-        for id in gone {
-            self.remove(id);
-        }
+        Some(connection)
+    }
+
+    /// Ends everything, as far as that can be done without waiting.
+    pub(super) fn stop(&mut self) {
+        let keys: Vec<Key> = self.registry.iter().map(|(key, _)| key).collect();
+        keys.into_iter().for_each(|key| self.end(key, CloseReason::Shutdown));
     }
 
     fn plan_drain(&mut self, within: Duration) {
         self.leaving = true;
-        let now = Instant::now();
-        let count = u32::try_from(self.connections.len()).unwrap_or(u32::MAX).max(1);
-        let ids = self.connections.keys().copied().enumerate();
-        self.draining = ids.map(|(at, id)| (now + within * u32::try_from(at).unwrap_or(0) / count, id)).collect();
-        self.draining.reverse();
-    }
-
-    fn drain_due(&mut self) {
-        let now = Instant::now();
-        while self.draining.last().is_some_and(|(at, _)| *at <= now) {
-            if let Some((_, id)) = self.draining.pop() {
-                self.end(id, CloseReason::Drain);
-            }
-        }
+        let keys = self.registry.iter().filter(|(_, connection)| connection.ending.is_none()).map(|(key, _)| key);
+        self.timers.plan_drain(keys.collect(), within);
     }
 }
 
-fn timestamp_data() -> String {
-    format!("{{\"timestamp\":\"{}\"}}", clock::rfc3339(clock::now_us()))
+/// Whether jobs are left after this event.
+fn still_pending(pending: &mut HashSet<Channel>, event: &Event) -> bool {
+    if event.terminal {
+        pending.remove(&event.channel);
+    } else {
+        pending.insert(event.channel.clone());
+    }
+    !pending.is_empty()
 }

@@ -2,35 +2,46 @@
 //!
 //! It must not know HTTP, Redis, SQL or how frames look on a wire.
 
+mod batch;
 mod close;
+mod counts;
 mod frame;
 mod lane;
+mod message;
 mod outbox;
+mod poller;
+mod registry;
 #[cfg(test)]
 mod tests;
+mod timers;
 mod window;
+mod wire;
+mod writer;
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use close::CloseReason;
 pub use frame::Format;
 pub use frame::Frame;
-pub use lane::ConnectionId;
-pub use lane::LaneSettings;
-pub use lane::Refused;
-pub use lane::Register;
+pub use message::ConnectionId;
+pub use message::LaneSettings;
+pub use message::Pending;
+pub use message::Register;
 pub use outbox::Drained;
 pub use outbox::Outbox;
 pub use outbox::OutboxLimits;
 pub use window::Window;
+pub use wire::Keeper;
+pub use wire::Refused;
+pub use wire::Seat;
+pub use wire::Wire;
 
-use crate::event::Cursor;
 use crate::event::Entry;
 use crate::event::Epoch;
 use crate::event::Event;
@@ -38,7 +49,9 @@ use crate::event::Fingerprint;
 use crate::event::LogId;
 use crate::telemetry::Metrics;
 use lane::Lane;
-use lane::LaneMessage;
+use message::LaneMessage;
+use poller::Bell;
+use poller::Poller;
 
 /// Messages that may wait for a lane. A full lane holds the tail back, and with it the whole node.
 const LANE_WAITING_MAX: usize = 1024;
@@ -64,14 +77,30 @@ pub enum Feed {
 /// The handle to all lanes. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Hub {
-    lanes: Arc<[mpsc::Sender<LaneMessage>]>,
+    lanes: Arc<[LaneHandle]>,
     window: Window,
     metrics: Metrics,
 }
 
+#[derive(Debug)]
+struct LaneHandle {
+    messages: mpsc::Sender<LaneMessage>,
+    bell: Arc<Bell>,
+}
+
+impl LaneHandle {
+    async fn send(&self, message: LaneMessage) {
+        // A lane is gone only when the app stops.
+        drop(self.messages.send(message).await);
+        self.bell.ring();
+    }
+}
+
 impl Hub {
-    /// Starts `lanes` lanes as tasks of `tasks`; they end with `stop`.
-    #[must_use]
+    /// Starts `lanes` lanes, each on a thread of `tasks`; they end with `stop`.
+    ///
+    /// # Errors
+    /// The system is out of descriptors.
     pub fn start(
         lanes: usize,
         settings: &LaneSettings,
@@ -79,14 +108,18 @@ impl Hub {
         metrics: &Metrics,
         tasks: &TaskTracker,
         stop: &CancellationToken,
-    ) -> Self {
-        let senders = (0..lanes.max(1)).map(|_| {
-            let (sender, receiver) = mpsc::channel(LANE_WAITING_MAX);
-            let lane = Lane::new(settings.clone(), window.clone(), metrics.clone());
-            tasks.spawn(lane.run(receiver, stop.clone()));
-            sender
-        });
-        Self { lanes: senders.collect(), window, metrics: metrics.clone() }
+    ) -> io::Result<Self> {
+        let start = |_| {
+            let (messages, receiver) = mpsc::channel(LANE_WAITING_MAX);
+            let (poller, sockets, bell) = Poller::new(receiver)?;
+            let lane = Lane::new(settings.clone(), window.clone(), metrics, sockets);
+            let stop = stop.clone();
+            // A thread of its own: a lane waits in its poller, and a large fan-out must not hold up anybody else's tasks.
+            tasks.spawn_blocking(move || poller.run(lane, &stop));
+            Ok(LaneHandle { messages, bell })
+        };
+        let lanes = (0..lanes.max(1)).map(start).collect::<io::Result<Arc<[LaneHandle]>>>()?;
+        Ok(Self { lanes, window, metrics: metrics.clone() })
     }
 
     /// The newest part of the log.
@@ -113,27 +146,21 @@ impl Hub {
         self.metrics.window_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
-    /// Registers a stream that has caught up to `register.from`. Answers the cursor at which it joined the live events.
-    ///
-    /// # Errors
-    /// `Refused`, with the stream's part back, when it has to catch up further or anew.
-    pub async fn register(&self, register: Register) -> Result<Cursor, Refused> {
-        let (reply, answer) = oneshot::channel();
-        let lane = self.lane(register.id);
-        if lane.send(LaneMessage::Register(Box::new(register), reply)).await.is_err() {
-            return Err(Refused::Stopped);
-        }
-        answer.await.unwrap_or(Err(Refused::Stopped))
+    /// Lets a stream go live that has caught up to `register.from`. Its seat hears whether it did.
+    pub async fn join(&self, register: Register) {
+        self.lane(register.id).send(LaneMessage::Register(Box::new(register))).await;
     }
 
     /// Tells the lane that a stream is gone. Best effort: a lane that misses it notices by the closed outbox.
     pub fn leave(&self, id: ConnectionId) {
-        drop(self.lane(id).try_send(LaneMessage::Leave(id)));
+        let lane = self.lane(id);
+        drop(lane.messages.try_send(LaneMessage::Leave(id)));
+        lane.bell.ring();
     }
 
     /// Ends a stream without a word, as a broken network would.
     pub async fn cut(&self, id: ConnectionId) {
-        drop(self.lane(id).send(LaneMessage::Cut(id)).await);
+        self.lane(id).send(LaneMessage::Cut(id)).await;
     }
 
     /// Ends all streams, spread over `within`, each told when to come back.
@@ -141,15 +168,14 @@ impl Hub {
         self.to_all(|| LaneMessage::Drain(within)).await;
     }
 
-    fn lane(&self, id: ConnectionId) -> &mpsc::Sender<LaneMessage> {
+    fn lane(&self, id: ConnectionId) -> &LaneHandle {
         let index = usize::try_from(id.0 % self.lanes.len() as u64).unwrap_or(0);
         self.lanes.get(index).expect("the index is below the number of lanes, which is at least one")
     }
 
     async fn to_all(&self, message: impl Fn() -> LaneMessage) {
         for lane in self.lanes.iter() {
-            // A lane is gone only when the app stops.
-            drop(lane.send(message()).await);
+            lane.send(message()).await;
         }
     }
 }

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 
 use crate::event::Channel;
 use crate::event::Delivery;
+use crate::event::Kind;
 use crate::hub::CloseReason;
 use crate::hub::Frame;
 
@@ -41,6 +42,34 @@ pub enum Pushed {
     Closed,
 }
 
+/// What became of several frames.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Pushes {
+    /// Superseded ones that no longer wait, by the kind of channel whose frame came.
+    pub(super) conflated: [usize; Kind::ALL.len()],
+    /// Ephemeral ones that did not fit.
+    pub(super) dropped: usize,
+    /// The stream is to end.
+    pub(super) end: Option<CloseReason>,
+}
+
+impl Pushes {
+    pub(super) fn add(&mut self, frame: &Frame, pushed: Pushed) {
+        match pushed {
+            Pushed::Queued => {}
+            Pushed::Conflated(count) => {
+                let kind = frame.channel().map_or(Kind::Jobs, Channel::kind);
+                if let Some(conflated) = self.conflated.get_mut(kind as usize) {
+                    *conflated += count;
+                }
+            }
+            Pushed::Dropped => self.dropped += 1,
+            Pushed::Overflow => self.end = Some(CloseReason::Slow),
+            Pushed::Closed => self.end = self.end.or(Some(CloseReason::ClientGone)),
+        }
+    }
+}
+
 /// What a transport takes out.
 #[derive(Debug)]
 pub enum Drained {
@@ -52,7 +81,7 @@ pub enum Drained {
     End(CloseReason),
 }
 
-/// A bounded queue between a lane and a transport.
+/// A bounded queue between a lane and the task that drains it.
 #[derive(Debug)]
 pub struct Outbox {
     limits: OutboxLimits,
@@ -60,8 +89,9 @@ pub struct Outbox {
     waker: AtomicWaker,
 }
 
+/// The ladder: frames of one stream that wait.
 #[derive(Debug, Default)]
-struct Queue {
+pub(super) struct Queue {
     frames: VecDeque<Frame>,
     bytes: usize,
     resync: bool,
@@ -82,6 +112,18 @@ impl Outbox {
         let pushed = self.queue.lock().push(frame, self.limits);
         self.waker.wake();
         pushed
+    }
+
+    /// Adds frames and wakes whoever drains, once.
+    pub(super) fn push_all<'a>(&self, frames: impl Iterator<Item = &'a Frame>) -> Pushes {
+        let mut pushes = Pushes::default();
+        let mut queue = self.queue.lock();
+        for frame in frames {
+            pushes.add(frame, queue.push(frame.clone(), self.limits));
+        }
+        drop(queue);
+        self.waker.wake();
+        pushes
     }
 
     /// Ends the stream after what already waits, or, for a slow one, instead of it: its cursor brings that back.
@@ -152,7 +194,14 @@ impl Queue {
         self.bytes = 0;
     }
 
-    fn close(&mut self, reason: CloseReason) {
+    /// Takes the oldest frame out.
+    pub(super) fn pop(&mut self) -> Option<Frame> {
+        let frame = self.frames.pop_front()?;
+        self.bytes -= frame.weight();
+        Some(frame)
+    }
+
+    pub(super) fn close(&mut self, reason: CloseReason) {
         if self.closing.is_some() {
             return;
         }
@@ -162,7 +211,7 @@ impl Queue {
         self.closing = Some(reason);
     }
 
-    fn push(&mut self, frame: Frame, limits: OutboxLimits) -> Pushed {
+    pub(super) fn push(&mut self, frame: Frame, limits: OutboxLimits) -> Pushed {
         if self.closing.is_some() || self.finished || self.resync {
             return Pushed::Closed;
         }

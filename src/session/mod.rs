@@ -4,15 +4,18 @@
 
 mod catchup;
 mod open;
+mod opening;
 mod stream;
 
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
 
 pub use open::Answer;
+pub use open::ME;
 pub use open::Opened;
+pub use opening::Opening;
+pub use opening::Step;
 pub use stream::Output;
 
 use crate::auth::Authorizer;
@@ -32,8 +35,8 @@ use crate::telemetry::Metrics;
 /// Seconds for which a token is honoured beyond its `exp`.
 pub const LEEWAY_S: u64 = 30;
 
-/// Everything that sessions need. Cheap to clone.
-#[derive(Debug, Clone)]
+/// Everything that sessions need.
+#[derive(Debug)]
 pub struct Sessions {
     /// Where live events come from.
     pub hub: Hub,
@@ -50,7 +53,7 @@ pub struct Sessions {
     /// Bounds of a stream's queue.
     pub outbox: OutboxLimits,
     /// Streams that ask the log or the database about the past at once.
-    pub catchups: Arc<Semaphore>,
+    pub catchups: Semaphore,
     /// Longest silence of a stream, in milliseconds, as the client is told.
     pub heartbeat_ms: u64,
 }
@@ -103,9 +106,7 @@ pub struct Request {
     /// Whether the stream ends with its jobs.
     pub until_done: bool,
     /// Name of the stream across reconnects, if the client gave one.
-    pub session: Option<String>,
-    /// Cuts the connection.
-    pub kill: CancellationToken,
+    pub session: Option<Box<str>>,
 }
 
 /// What a channel may expect after (re)connecting.
@@ -166,16 +167,17 @@ pub struct Denied {
 /// A stream that may be opened: everything is decided, nothing is subscribed yet.
 #[derive(Debug)]
 pub struct Session {
-    sessions: Sessions,
+    sessions: Arc<Sessions>,
     id: ConnectionId,
     principal: Principal,
-    grants: Vec<(Grant, Option<&'static str>)>,
-    denied: Vec<Denied>,
+    grants: Arc<[Grant]>,
+    /// The client wrote `user.me` for its own channel.
+    wrote_me: bool,
+    denied: Box<[Denied]>,
     verdict: Verdict,
     resume: Option<Cursor>,
     /// The beginning of the log in which the cursor was judged.
     generation: u64,
     until_done: bool,
-    session: Option<String>,
-    kill: CancellationToken,
+    session: Option<Box<str>>,
 }

@@ -30,6 +30,9 @@ const AHEAD_WAIT: Duration = Duration::from_millis(2000);
 /// How long it is waited for before Redis is asked whether it can be true at all.
 const AHEAD_WAIT_UNASKED: Duration = Duration::from_millis(100);
 
+/// How a client may write its own channel.
+pub const ME: &str = "user.me";
+
 /// What a wish for a stream leads to.
 #[derive(Debug)]
 pub enum Opened {
@@ -77,7 +80,7 @@ impl Sessions {
     ///
     /// # Errors
     /// Nothing may be seen (403), none is a channel name (404), or a dependency is away (503).
-    pub async fn open(&self, request: Request) -> Result<Opened, ApiError> {
+    pub async fn open(self: &Arc<Self>, request: Request) -> Result<Opened, ApiError> {
         if !self.is_open() {
             return Err(ApiError::unavailable("starting"));
         }
@@ -90,18 +93,19 @@ impl Sessions {
         if !matches!(verdict, Verdict::Reset(_)) {
             self.metrics.resumes.with_label_values(&[verdict.as_str()]).inc();
         }
+        let wrote_me = |wish: &Requested| matches!(wish, Requested::Channel { alias: Some(_), .. });
         let session = Session {
-            sessions: self.clone(),
+            sessions: Arc::clone(self),
             id: ConnectionId(random()?),
+            wrote_me: request.channels.iter().any(wrote_me),
             principal: request.principal,
-            grants,
-            denied,
+            grants: grants.into(),
+            denied: denied.into(),
             verdict,
             resume,
             generation,
             until_done: request.until_done,
             session: request.session,
-            kill: request.kill,
         };
         if session.knows_the_end().await? {
             return Ok(Opened::NothingLeft);
@@ -131,10 +135,7 @@ impl Sessions {
         self.hub.window().generation() > 0
     }
 
-    async fn judge_channels(
-        &self,
-        request: &Request,
-    ) -> Result<(Vec<(auth::Grant, Option<&'static str>)>, Vec<Denied>), ApiError> {
+    async fn judge_channels(&self, request: &Request) -> Result<(Vec<auth::Grant>, Vec<Denied>), ApiError> {
         let mut denied = Vec::new();
         let mut wishes: Vec<(Channel, Option<&'static str>)> = Vec::new();
         for wish in &request.channels {
@@ -153,7 +154,7 @@ impl Sessions {
         for ((channel, alias), verdict) in wishes.into_iter().zip(verdicts) {
             let name = alias.unwrap_or(channel.as_str());
             match verdict {
-                auth::Verdict::Granted(grant) => grants.push((grant, alias)),
+                auth::Verdict::Granted(grant) => grants.push(grant),
                 auth::Verdict::Denied => denied.push(refusal(name, Code::PermissionDenied)),
                 auth::Verdict::Unavailable => denied.push(refusal(name, Code::ConnectionLost)),
             }
@@ -230,9 +231,9 @@ impl Session {
             channels: self
                 .grants
                 .iter()
-                .map(|(grant, requested)| AnswerChannel {
+                .map(|grant| AnswerChannel {
                     channel: grant.channel().as_str(),
-                    requested: *requested,
+                    requested: (self.wrote_me && grant.channel().kind() == Kind::User).then_some(ME),
                     verdict: self.verdict.as_str(),
                 })
                 .collect(),
@@ -254,7 +255,7 @@ impl Session {
     }
 
     pub(super) fn channels(&self) -> Vec<Channel> {
-        self.grants.iter().map(|(grant, _)| grant.channel().clone()).collect()
+        self.grants.iter().map(|grant| grant.channel().clone()).collect()
     }
 
     /// `until=done` with a cursor at or after the latest state of every job, all of them terminal.

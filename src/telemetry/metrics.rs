@@ -1,5 +1,8 @@
 //! Every metric that Tidings has. Labels come from closed sets of our own words, never from input.
 
+use std::ops::Deref;
+use std::sync::Arc;
+
 use prometheus::Encoder as _;
 use prometheus::Histogram;
 use prometheus::HistogramOpts;
@@ -11,10 +14,22 @@ use prometheus::Opts;
 use prometheus::Registry;
 use prometheus::TextEncoder;
 
-/// The metrics of one app. `docs/operations.md` says what each answers.
+/// The metrics of one app. Cheap to clone.
 #[derive(Debug, Clone)]
+pub struct Metrics(Arc<MetricSet>);
+
+impl Deref for Metrics {
+    type Target = MetricSet;
+
+    fn deref(&self) -> &MetricSet {
+        &self.0
+    }
+}
+
+/// Every metric by its field. `docs/operations.md` says what each answers.
+#[derive(Debug)]
 #[expect(missing_docs, reason = "the help text of each metric is its documentation")]
-pub struct Metrics {
+pub struct MetricSet {
     registry: Registry,
     pub connections: IntCounterVec,
     pub active_connections: IntGaugeVec,
@@ -79,7 +94,7 @@ impl Metrics {
         make.0.register(Box::new(process)).expect("a fresh registry has no process metrics");
         let lag = HistogramOpts::new("realtime_ingest_lag_seconds", "From hearing an update to having it in the log")
             .buckets(LATENCY_BUCKETS.to_vec());
-        Self {
+        Self(Arc::new(MetricSet {
             connections: make.counters(
                 "realtime_connections_total",
                 "Connections by outcome",
@@ -123,7 +138,7 @@ impl Metrics {
                 &["route", "status"],
             ),
             registry: make.0,
-        }
+        }))
     }
 
     /// Everything in the Prometheus text format.

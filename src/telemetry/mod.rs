@@ -4,4 +4,5 @@ mod logs;
 mod metrics;
 
 pub use logs::init as init_logs;
+pub use metrics::MetricSet;
 pub use metrics::Metrics;

@@ -2,6 +2,7 @@
 //!
 //! This module must not know the broker or the store.
 
+pub mod plain;
 pub mod sse;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,6 @@
 //! Our own encoder, because axum's panics on a carriage return and encodes for every subscriber anew.
 
 use std::convert::Infallible;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::HeaderValue;
@@ -13,6 +12,7 @@ use bytes::BufMut as _;
 use bytes::Bytes;
 use bytes::BytesMut;
 use futures_util::StreamExt as _;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::error::ApiError;
@@ -21,7 +21,6 @@ use crate::hub::Format;
 use crate::hub::Frame;
 use crate::session::Output;
 use crate::session::Session;
-use crate::telemetry::Metrics;
 
 /// Bytes of comment with which a stream begins: enough to make buffering proxies and browsers let go.
 const PADDING: usize = 512;
@@ -58,13 +57,17 @@ fn retry(base_ms: u64) -> String {
     format!("retry: {}\n\n", fastrand::u64(base_ms..=base_ms * 3))
 }
 
-/// The answer that opens a stream.
+/// The first bytes of every stream.
+pub(super) fn opening() -> Bytes {
+    Bytes::from(format!(":{}\n\n{}", " ".repeat(PADDING), retry(700)))
+}
+
+/// The answer that opens a stream through a queue, whose connection `kill` cuts.
 #[must_use]
-pub fn respond(session: Session, metrics: Metrics) -> Response<Body> {
-    let opening = Bytes::from(format!(":{}\n\n{}", " ".repeat(PADDING), retry(700)));
-    let opening = futures_util::stream::once(async { Ok::<_, Infallible>(opening) });
-    let frames = session.into_stream("sse").map(move |output| Ok(bytes_of(output, &metrics)));
-    response(Body::from_stream(opening.chain(frames)))
+pub fn respond(session: Session, kill: CancellationToken) -> Response<Body> {
+    let first = futures_util::stream::once(async { Ok::<_, Infallible>(opening()) });
+    let frames = session.into_stream("sse", kill).map(|output| Ok(bytes_of(&output)));
+    response(Body::from_stream(first.chain(frames)))
 }
 
 /// The answer to an `EventSource` that can't be served now: it would give up for good on any status but 200.
@@ -75,11 +78,11 @@ pub fn refuse(error: &ApiError) -> Response<Body> {
     response(Body::from(text))
 }
 
-fn problem(error: &ApiError) -> Bytes {
+pub(super) fn problem(error: &ApiError) -> Bytes {
     encode(&Frame::control("problem", error.to_json(&clock::rfc3339(clock::now_us())), None))
 }
 
-fn response(body: Body) -> Response<Body> {
+pub(super) fn response(body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     let fixed = [
@@ -95,11 +98,9 @@ fn response(body: Body) -> Response<Body> {
 }
 
 /// What is ready for a client goes out as one piece, so that it costs one write.
-fn bytes_of(output: Output, metrics: &Metrics) -> Bytes {
+fn bytes_of(output: &Output) -> Bytes {
     match output {
         Output::Frames(frames) => {
-            let now = clock::now_us();
-            frames.iter().for_each(|frame| count(frame, now, metrics));
             let mut frames = frames.iter();
             match (frames.next(), frames.len()) {
                 (None, _) => Bytes::new(),
@@ -107,8 +108,8 @@ fn bytes_of(output: Output, metrics: &Metrics) -> Bytes {
                 (Some(first), _) => join(first, frames),
             }
         }
-        Output::Problem(error) => problem(&error),
-        Output::End(reason) if reason.is_said() => end(reason),
+        Output::Problem(error) => problem(error),
+        Output::End(reason) if reason.is_said() => end(*reason),
         Output::End(_) => Bytes::new(),
     }
 }
@@ -121,16 +122,7 @@ fn join<'a>(first: &Frame, rest: impl Iterator<Item = &'a Frame>) -> Bytes {
     out.freeze()
 }
 
-fn count(frame: &Frame, now_us: u64, metrics: &Metrics) {
-    let (kind, event) = frame.labels();
-    metrics.messages_sent.with_label_values(&[kind, event]).inc();
-    if frame.accepted_us() > 0 {
-        let latency = Duration::from_micros(now_us.saturating_sub(frame.accepted_us()));
-        metrics.message_latency.with_label_values(&[kind]).observe(latency.as_secs_f64());
-    }
-}
-
-fn end(reason: CloseReason) -> Bytes {
+pub(super) fn end(reason: CloseReason) -> Bytes {
     let retry_after_ms = if reason.reconnect() { fastrand::u64(100..1000) } else { 0 };
     let code = reason.code().map_or("null".to_owned(), |code| format!("\"{}\"", code.as_str()));
     let (word, reconnect) = (reason.as_str(), reason.reconnect());

@@ -148,7 +148,7 @@ fn dozen() -> String {
 async fn reconnects_lose_nothing_and_repeat_nothing() {
     let wanted = times(120, 1000);
     let server = RedisServer::shared().await;
-    let world = World::redis().await;
+    let world = World::redis().await.mixed();
     world.people(&[("ada", &JOBS)]).await;
     let (one, two) = (world.start().await, world.start().await);
     let proxies = [ChaosProxy::start(one.addr).await, ChaosProxy::start(two.addr).await];
@@ -217,7 +217,7 @@ impl Processes {
 async fn kills_lose_nothing_that_a_survivor_heard() {
     let kills = times(4, 50);
     let server = RedisServer::shared().await;
-    let world = World::redis().await;
+    let world = World::redis().await.mixed();
     world.people(&[("ada", &JOBS)]).await;
     let mut processes = Processes::start(&world, 3).await;
     let worker = Worker::start(&server.url(), &world.config.job_updates_channel, &JOBS, 300);
@@ -256,7 +256,7 @@ async fn kills_lose_nothing_that_a_survivor_heard() {
 async fn an_aof_redis_restarts_without_loss() {
     let restarts = times(2, 20);
     let mut server = RedisServer::start(RedisOptions { aof: true, ..RedisOptions::default() }).await;
-    let world = World::on(&server).await;
+    let world = World::on(&server).await.mixed();
     world.people(&[("ada", &JOBS)]).await;
     let (one, two) = (world.start().await, world.start().await);
     let worker = Worker::start(&server.url(), &world.config.job_updates_channel, &JOBS, 200);
@@ -327,7 +327,7 @@ async fn an_empty_redis_resets_every_stream() {
 async fn identical_bytes_of_two_attempts_are_two_updates() {
     let rounds = times(2, 20);
     let server = RedisServer::shared().await;
-    let world = World::redis().await;
+    let world = World::redis().await.mixed();
     let jobs: Vec<String> = (0..rounds).map(|round| format!("life{round}")).collect();
     let names: Vec<&str> = jobs.iter().map(String::as_str).collect();
     world.people(&[("ada", &names)]).await;
@@ -375,7 +375,7 @@ async fn identical_bytes_of_two_attempts_are_two_updates() {
 async fn the_seam_between_snapshot_and_live_is_tight() {
     let wanted = times(1500, 100_000);
     let server = RedisServer::shared().await;
-    let world = World::redis().await;
+    let world = World::redis().await.mixed();
     world.people(&[("ada", &["hot"])]).await;
     let app = world.start().await;
     let worker = Worker::start(&server.url(), &world.config.job_updates_channel, &["hot"], 1000);
@@ -428,7 +428,7 @@ async fn one_look(addr: SocketAddr, token: &str) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_durable_inbox_waits_and_is_applied_once() {
     let server = RedisServer::shared().await;
-    let world = World::redis().await;
+    let world = World::redis().await.mixed();
     world.people(&[("ada", &["a", "b"])]).await;
     let stream = world.config.job_updates_channel.clone();
     let add = async |job: &str, n: u64| {
@@ -461,7 +461,7 @@ async fn the_durable_inbox_waits_and_is_applied_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_of_a_job_is_learnt_elsewhere() {
     let server = RedisServer::shared().await;
-    let world = World::redis().await;
+    let world = World::redis().await.mixed();
     world.people(&[("ada", &["a"])]).await;
     let mut processes = Processes::start(&world, 2).await;
     let options = FollowerOptions::with_token(&tokens::for_user("ada"));

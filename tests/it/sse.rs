@@ -25,11 +25,24 @@ fn numbers(events: &[SseEvent]) -> Vec<u64> {
     events.iter().filter_map(|event| event.data["data"]["n"].as_u64()).collect()
 }
 
-/// Every scenario over both brokers.
-async fn worlds() -> [(World, TestApp); 2] {
-    let (embedded, redis) = (World::embedded().await, World::redis().await);
-    let (one, two) = (embedded.start().await, redis.start().await);
-    [(embedded, one), (redis, two)]
+/// Every scenario over both brokers, and on both ways to the socket: the lane's own and the queue to hyper.
+async fn worlds() -> Vec<(World, TestApp)> {
+    let mut worlds = Vec::new();
+    for takeover in [true, false] {
+        for mut world in [World::embedded().await, World::redis().await] {
+            world.config.sse_takeover = takeover;
+            let app = world.start().await;
+            worlds.push((world, app));
+        }
+    }
+    worlds
+}
+
+/// Scenarios for which one broker is enough.
+async fn embedded_worlds() -> [World; 2] {
+    let (lane, mut queue) = (World::embedded().await, World::embedded().await);
+    queue.config.sse_takeover = false;
+    [lane, queue]
 }
 
 /// First bytes at once; `connected` with verdicts and refusals; snapshots without a cursor; `ready` with one; then live.
@@ -317,116 +330,120 @@ async fn b25_channels_are_limited_and_counted_once() {
 /// The stream ends within a second of the token's end plus leeway, and says why.
 #[tokio::test]
 async fn an_expired_token_ends_the_stream_in_time() {
-    let world = World::embedded().await;
-    let app = world.start().await;
-    world.people(&[("ada", &["a"])]).await;
-    // 30 s of leeway are honoured: a token that ended 28 s ago still has two.
-    let token = tokens::for_user_until("ada", tokens::now_s() - 28);
-    let header = format!("Bearer {token}");
-    let begun = tokio::time::Instant::now();
-    let mut stream =
-        SseClient::connect(app.addr, "/v1/events?channels=jobs.a", &[("Authorization", &header)]).await.unwrap();
-    let (events, ended) = stream.until_end(SOON).await;
-    let end = &events.last().unwrap().data;
-    assert!(ended.is_ok());
-    assert_eq!(
-        (end["reason"].as_str(), end["code"].as_str(), end["reconnect"].as_bool()),
-        (Some("token_expired"), Some("AUTH_REQUIRED"), Some(false))
-    );
-    assert!(
-        (Duration::from_millis(500)..Duration::from_millis(3500)).contains(&begun.elapsed()),
-        "{:?}",
-        begun.elapsed()
-    );
-    let again = SseClient::connect(app.addr, "/v1/events?channels=jobs.a", &[("Authorization", &header)])
-        .await
-        .unwrap_err()
-        .answer();
-    assert_eq!((again.status, again.json()["details"]["reason"].as_str()), (401, Some("token_expired")));
-    assert!(again.header("www-authenticate").is_some());
-    app.app.stop().await;
+    for world in embedded_worlds().await {
+        let app = world.start().await;
+        world.people(&[("ada", &["a"])]).await;
+        // 30 s of leeway are honoured: a token that ended 28 s ago still has two.
+        let token = tokens::for_user_until("ada", tokens::now_s() - 28);
+        let header = format!("Bearer {token}");
+        let begun = tokio::time::Instant::now();
+        let mut stream =
+            SseClient::connect(app.addr, "/v1/events?channels=jobs.a", &[("Authorization", &header)]).await.unwrap();
+        let (events, ended) = stream.until_end(SOON).await;
+        let end = &events.last().unwrap().data;
+        assert!(ended.is_ok());
+        assert_eq!(
+            (end["reason"].as_str(), end["code"].as_str(), end["reconnect"].as_bool()),
+            (Some("token_expired"), Some("AUTH_REQUIRED"), Some(false))
+        );
+        assert!(
+            (Duration::from_millis(500)..Duration::from_millis(3500)).contains(&begun.elapsed()),
+            "{:?}",
+            begun.elapsed()
+        );
+        let again = SseClient::connect(app.addr, "/v1/events?channels=jobs.a", &[("Authorization", &header)])
+            .await
+            .unwrap_err()
+            .answer();
+        assert_eq!((again.status, again.json()["details"]["reason"].as_str()), (401, Some("token_expired")));
+        assert!(again.header("www-authenticate").is_some());
+        app.app.stop().await;
+    }
 }
 
 /// A client that does not read is told `slow` at its bound, the others notice nothing, and it resumes without loss.
 #[tokio::test]
 async fn b68_a_slow_client_is_ended_and_resumes() {
-    let mut world = World::embedded().await;
-    world.config.outbox_events_max = 8;
-    let app = world.start().await;
-    world.people(&[("ada", &["a"])]).await;
-    let mut slow = app.stream("ada", "user.me").await;
-    let cursor = slow.until("ready").await.pop().unwrap().id.unwrap();
-    let mut honest = app.stream("ada", "user.me").await;
-    honest.until("ready").await;
-    let filler = "x".repeat(48 * 1024);
-    let count = 300;
-    for n in 1..=count {
-        app.publish(json!({"channel": "user.ada", "data": {"n": n, "filler": filler}})).await;
-        let event = honest.find("the notice", |event| event.event == "notification").await;
-        assert_eq!(event.data["n"], n);
+    for mut world in embedded_worlds().await {
+        world.config.outbox_events_max = 8;
+        let app = world.start().await;
+        world.people(&[("ada", &["a"])]).await;
+        let mut slow = app.stream("ada", "user.me").await;
+        let cursor = slow.until("ready").await.pop().unwrap().id.unwrap();
+        let mut honest = app.stream("ada", "user.me").await;
+        honest.until("ready").await;
+        let filler = "x".repeat(48 * 1024);
+        let count = 300;
+        for n in 1..=count {
+            app.publish(json!({"channel": "user.ada", "data": {"n": n, "filler": filler}})).await;
+            let event = honest.find("the notice", |event| event.event == "notification").await;
+            assert_eq!(event.data["n"], n);
+        }
+        let (events, _) = slow.until_end(Duration::from_secs(10)).await;
+        let got: Vec<u64> = events.iter().filter_map(|e| e.data["n"].as_u64()).collect();
+        assert!(got.len() < count, "the slow one fell behind");
+        assert_eq!(got, (1..=got.len() as u64).collect::<Vec<_>>());
+        if let Some(end) = events.iter().find(|e| e.event == "end") {
+            assert_eq!((end.text("reason"), end.data["reconnect"].as_bool()), ("slow", Some(true)));
+        }
+        let last = events.iter().rfind(|e| e.has_id).map_or(cursor, |e| e.id.clone().unwrap());
+        let mut again = app.resume("ada", "user.me", &last).await;
+        let replay: Vec<u64> = again.until("ready").await.iter().filter_map(|e| e.data["n"].as_u64()).collect();
+        assert_eq!(replay, (got.len() as u64 + 1..=count as u64).collect::<Vec<_>>());
+        app.app.stop().await;
     }
-    let (events, _) = slow.until_end(Duration::from_secs(10)).await;
-    let got: Vec<u64> = events.iter().filter_map(|e| e.data["n"].as_u64()).collect();
-    assert!(got.len() < count, "the slow one fell behind");
-    assert_eq!(got, (1..=got.len() as u64).collect::<Vec<_>>());
-    if let Some(end) = events.iter().find(|e| e.event == "end") {
-        assert_eq!((end.text("reason"), end.data["reconnect"].as_bool()), ("slow", Some(true)));
-    }
-    let last = events.iter().rfind(|e| e.has_id).map_or(cursor, |e| e.id.clone().unwrap());
-    let mut again = app.resume("ada", "user.me", &last).await;
-    let replay: Vec<u64> = again.until("ready").await.iter().filter_map(|e| e.data["n"].as_u64()).collect();
-    assert_eq!(replay, (got.len() as u64 + 1..=count as u64).collect::<Vec<_>>());
-    app.app.stop().await;
 }
 
 /// Overload and drain are said inside a 200, because a browser gives up for good on anything else.
 #[tokio::test]
 async fn b61_overload_is_told_to_an_event_source_in_its_own_way() {
-    let mut world = World::embedded().await;
-    world.config.max_connections = 1;
-    let app = world.start().await;
-    world.people(&[("ada", &["a"])]).await;
-    let mut first = app.stream("ada", "jobs.a").await;
-    first.until("ready").await;
-    let mut second = app.stream("ada", "jobs.a").await;
-    let (events, ended) = second.until_end(SOON).await;
-    assert!(ended.is_ok() && second.retry().is_some());
-    assert_eq!(names(&events), ["problem"]);
-    assert_eq!(
-        (events[0].text("code"), events[0].data["details"]["recoverable"].as_bool()),
-        ("CONNECTION_LOST", Some(true))
-    );
-    let declared =
-        app.try_stream("ada", "channels=jobs.a", &[("X-Tidings-Client", "test")]).await.unwrap_err().answer();
-    assert_eq!((declared.status, declared.code().as_str()), (503, "CONNECTION_LOST"));
-    assert!(declared.header("retry-after").is_some());
-    app.app.stop().await;
+    for mut world in embedded_worlds().await {
+        world.config.max_connections = 1;
+        let app = world.start().await;
+        world.people(&[("ada", &["a"])]).await;
+        let mut first = app.stream("ada", "jobs.a").await;
+        first.until("ready").await;
+        let mut second = app.stream("ada", "jobs.a").await;
+        let (events, ended) = second.until_end(SOON).await;
+        assert!(ended.is_ok() && second.retry().is_some());
+        assert_eq!(names(&events), ["problem"]);
+        assert_eq!(
+            (events[0].text("code"), events[0].data["details"]["recoverable"].as_bool()),
+            ("CONNECTION_LOST", Some(true))
+        );
+        let declared =
+            app.try_stream("ada", "channels=jobs.a", &[("X-Tidings-Client", "test")]).await.unwrap_err().answer();
+        assert_eq!((declared.status, declared.code().as_str()), (503, "CONNECTION_LOST"));
+        assert!(declared.header("retry-after").is_some());
+        app.app.stop().await;
+    }
 }
 
 /// Draining says `end` with `drain`, tells when to come back, and the process leaves nothing behind.
 #[tokio::test]
 async fn a_drain_tells_every_stream() {
-    let world = World::embedded().await;
-    let app = world.start().await;
-    world.people(&[("ada", &["a"])]).await;
-    let mut streams = Vec::new();
-    for _ in 0..5 {
-        let mut stream = app.stream("ada", "jobs.a").await;
-        stream.until("ready").await;
-        streams.push(stream);
-    }
-    let drained = tokio::time::timeout(SOON, app.app.drain());
-    let read = async {
-        for stream in &mut streams {
-            let (events, ended) = stream.until_end(SOON).await;
-            let end = &events.last().unwrap().data;
-            assert!(ended.is_ok());
-            assert_eq!((end["reason"].as_str(), end["reconnect"].as_bool()), (Some("drain"), Some(true)));
-            assert!(end["retryAfterMs"].as_u64().is_some() && stream.retry().is_some());
+    for world in embedded_worlds().await {
+        let app = world.start().await;
+        world.people(&[("ada", &["a"])]).await;
+        let mut streams = Vec::new();
+        for _ in 0..5 {
+            let mut stream = app.stream("ada", "jobs.a").await;
+            stream.until("ready").await;
+            streams.push(stream);
         }
-    };
-    let (done, ()) = tokio::join!(drained, read);
-    done.unwrap();
+        let drained = tokio::time::timeout(SOON, app.app.drain());
+        let read = async {
+            for stream in &mut streams {
+                let (events, ended) = stream.until_end(SOON).await;
+                let end = &events.last().unwrap().data;
+                assert!(ended.is_ok());
+                assert_eq!((end["reason"].as_str(), end["reconnect"].as_bool()), (Some("drain"), Some(true)));
+                assert!(end["retryAfterMs"].as_u64().is_some() && stream.retry().is_some());
+            }
+        };
+        let (done, ()) = tokio::join!(drained, read);
+        done.unwrap();
+    }
 }
 
 /// Publishing on documents and to users: who may, keys that make it once, and each of a batch judged by itself.

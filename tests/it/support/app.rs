@@ -1,6 +1,8 @@
 //! Instances of the real app in this process, and the world that they share.
 
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
@@ -33,6 +35,9 @@ pub struct World {
     pub config: Config,
     /// The database, for putting things into it.
     pub store: Store,
+    /// Every second instance writes streams through hyper instead of its lanes.
+    mixed: bool,
+    started: AtomicUsize,
     _directory: TempDir,
 }
 
@@ -71,7 +76,13 @@ impl World {
         let directory = TempDir::new("world");
         config.data_dir = directory.path().to_owned();
         let store = Store::open(&config, &Metrics::new()).await.unwrap();
-        Self { config, store, _directory: directory }
+        Self { config, store, mixed: false, started: AtomicUsize::new(0), _directory: directory }
+    }
+
+    /// Every second instance on the other way to the socket.
+    pub fn mixed(mut self) -> Self {
+        self.mixed = true;
+        self
     }
 
     /// Puts users and their jobs there.
@@ -96,10 +107,16 @@ impl World {
     /// Starts an instance and waits until it is ready.
     pub async fn start(&self) -> TestApp {
         let listeners = Listeners::bind(&self.config).unwrap();
-        let app = App::start(self.config.clone(), listeners, Router::new()).await.unwrap();
+        let config = Config { sse_takeover: self.next_takeover(), ..self.config.clone() };
+        let app = App::start(config, listeners, Router::new()).await.unwrap();
         let app = TestApp { addr: app.address, app };
         app.until_ready().await;
         app
+    }
+
+    fn next_takeover(&self) -> bool {
+        let odd = !self.started.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
+        self.config.sse_takeover && !(self.mixed && odd)
     }
 
     /// The settings as variables, for instances that are processes of their own.
@@ -115,6 +132,7 @@ impl World {
             ("API_KEYS", API_KEY.to_owned()),
             ("BIND", "127.0.0.1".to_owned()),
             ("HEARTBEAT_INTERVAL", "1000".to_owned()),
+            ("SSE_TAKEOVER", self.next_takeover().to_string()),
         ]
     }
 }

@@ -1,4 +1,4 @@
-//! The outbox against a model, and a lane's ladder.
+//! The outbox against a model: the ladder.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,31 +9,21 @@ use futures_util::task::noop_waker;
 use proptest::prelude::*;
 
 use crate::event::Channel;
-use crate::event::Cursor;
 use crate::event::Delivery;
-use crate::event::Epoch;
 use crate::event::Event;
 use crate::event::EventName;
-use crate::event::Fingerprint;
-use crate::event::LogId;
 use crate::hub::CloseReason;
 use crate::hub::Drained;
 use crate::hub::Frame;
 use crate::hub::Outbox;
 use crate::hub::OutboxLimits;
 use crate::hub::outbox::Pushed;
+use crate::hub::tests::cursor;
+use crate::hub::tests::event;
 
 fn frame(n: u64, channel: u8, delivery: Delivery, size: usize) -> Frame {
-    let event = Event {
-        channel: Channel::parse(&format!("jobs.{channel}")).unwrap(),
-        name: EventName::JOB_UPDATE,
-        data: format!("{{\"n\":{n},\"x\":\"{}\"}}", "a".repeat(size)).into(),
-        delivery,
-        terminal: false,
-        accepted_us: 0,
-    };
-    let cursor = Cursor { epoch: Epoch(1), at: LogId { ms: n, seq: 0 }, print: Fingerprint(n) };
-    Frame::event(&event, (delivery != Delivery::Ephemeral).then_some(cursor))
+    let event = event(n, channel, delivery, size);
+    Frame::event(&event, (delivery != Delivery::Ephemeral).then(|| cursor(n)))
 }
 
 fn drain(outbox: &Outbox) -> Option<Drained> {

@@ -1,0 +1,29 @@
+//! The hub's parts against models.
+
+mod lane;
+mod outbox;
+mod registry;
+
+use crate::event::Channel;
+use crate::event::Cursor;
+use crate::event::Delivery;
+use crate::event::Epoch;
+use crate::event::Event;
+use crate::event::EventName;
+use crate::event::Fingerprint;
+use crate::event::LogId;
+
+fn event(n: u64, channel: u8, delivery: Delivery, size: usize) -> Event {
+    Event {
+        channel: Channel::parse(&format!("jobs.{channel}")).unwrap(),
+        name: EventName::JOB_UPDATE,
+        data: format!("{{\"n\":{n},\"x\":\"{}\"}}", "a".repeat(size)).into(),
+        delivery,
+        terminal: false,
+        accepted_us: 0,
+    }
+}
+
+fn cursor(n: u64) -> Cursor {
+    Cursor { epoch: Epoch(1), at: LogId { ms: n, seq: 0 }, print: Fingerprint(n) }
+}

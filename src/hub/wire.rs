@@ -1,0 +1,120 @@
+//! Between the hub and whoever reads: where frames go, how they look there, and who takes a socket back.
+
+use std::fmt;
+use std::io;
+use std::net::TcpStream;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::event::Cursor;
+use crate::hub::CloseReason;
+use crate::hub::Format;
+use crate::hub::Frame;
+use crate::hub::Outbox;
+
+/// How a transport writes. The hub does not know what the bytes mean.
+#[derive(Debug)]
+pub struct Wire {
+    /// Under which its bytes are kept with the frame.
+    pub format: Format,
+    /// A frame's bytes.
+    pub encode: fn(&Frame) -> Bytes,
+    /// The last bytes of a stream that ends for this reason.
+    pub end: fn(CloseReason) -> Bytes,
+}
+
+impl Wire {
+    /// The frame's bytes, encoded once for everybody.
+    #[must_use]
+    pub fn bytes(&self, frame: &Frame) -> Bytes {
+        frame.encoded(self.format, self.encode)
+    }
+}
+
+/// Where the frames of a stream go.
+#[derive(Debug)]
+pub enum Seat<H = TcpStream> {
+    /// Into a socket that the lane owns from now on.
+    Socket {
+        /// The socket; nothing is under way in it.
+        handle: H,
+        /// How frames look in it.
+        wire: &'static Wire,
+        /// Who takes it back when the stream has to catch up anew, and hears of its end.
+        keeper: Box<dyn Keeper<H>>,
+    },
+    /// Into a queue that a task drains.
+    Queue {
+        /// The queue.
+        outbox: Arc<Outbox>,
+        /// Cuts the connection.
+        kill: CancellationToken,
+        /// Hears whether the stream has joined.
+        joined: oneshot::Sender<Result<Cursor, Refused>>,
+    },
+}
+
+impl<H> Seat<H> {
+    pub(super) fn refuse(self, why: Refused) {
+        match self {
+            Self::Queue { joined, .. } => drop(joined.send(Err(why))),
+            Self::Socket { handle, keeper, .. } => keeper.back(handle, Bytes::new(), why),
+        }
+    }
+}
+
+/// Why a lane does not carry a stream, or not any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// Too far behind: catch up and try again.
+    Behind,
+    /// The log began anew: start over with `reset`.
+    Reopened,
+    /// The lane has stopped.
+    Stopped,
+}
+
+/// The session's side of a socket that a lane owns. Called on the lane's thread: must not block.
+pub trait Keeper<H>: Send + fmt::Debug {
+    /// The stream is live.
+    fn seated(&mut self);
+
+    /// Takes the socket back: send `unsent`, the rest of what was being written, then catch up.
+    fn back(self: Box<Self>, handle: H, unsent: Bytes, why: Refused);
+
+    /// The stream is over.
+    fn ended(self: Box<Self>, reason: CloseReason);
+}
+
+/// What a lane does with a socket.
+pub(super) trait Socket {
+    /// Writes without waiting, as `std::io::Write::write` does.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Says that nothing follows; what was written is still delivered.
+    fn finish(&mut self);
+}
+
+/// Where a lane's sockets are watched.
+pub(super) trait Port {
+    /// What a socket is outside of the lane.
+    type Handle;
+    /// What it is inside.
+    type Socket: Socket;
+
+    /// Watches a socket: from now on the lane is told when it can be written again, and when its peer is gone.
+    fn adopt(&mut self, handle: Self::Handle, key: Key) -> io::Result<Self::Socket>;
+
+    /// Lets go of it.
+    fn release(&mut self, socket: Self::Socket) -> io::Result<Self::Handle>;
+}
+
+/// A connection within its lane. The generation tells it from others that had the same slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Key {
+    pub(super) slot: u32,
+    pub(super) generation: u32,
+}

@@ -1,0 +1,175 @@
+//! `text/event-stream` on a plain HTTP/1.1 connection: the stream takes the socket over from hyper, and while it is live its lane
+//! writes to it. That is what arrives behind a balancer, and it costs what the kernel costs (docs/performance.md).
+
+use std::io;
+use std::net::TcpStream as StdStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::Response;
+use bytes::BufMut as _;
+use bytes::Bytes;
+use bytes::BytesMut;
+use parking_lot::Mutex;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::error::ApiError;
+use crate::hub::CloseReason;
+use crate::hub::Format;
+use crate::hub::Frame;
+use crate::hub::Keeper;
+use crate::hub::Refused;
+use crate::hub::Seat;
+use crate::hub::Wire;
+use crate::session::Opening;
+use crate::session::Session;
+use crate::session::Step;
+use crate::transport::sse;
+
+/// A client that takes nothing of its replay for so long is cut.
+const STALLED_MAX: Duration = Duration::from_secs(30);
+/// How long a client may take to close after it was told why it can't be served.
+const END_UNREAD_MAX: Duration = Duration::from_secs(5);
+/// The last chunk of a body (RFC 9112 §7.1).
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// Events as chunks of an HTTP/1.1 body.
+static CHUNKED: Wire = Wire { format: Format::SseChunk, encode: encode_chunk, end: last_chunks };
+
+/// In a request's extensions: its connection can be taken over.
+#[derive(Debug, Clone, Copy)]
+pub struct MayClaim;
+
+/// In an answer's extensions: the stream that wants the connection. (Extensions must be `Clone`.)
+#[derive(Debug, Clone)]
+pub struct Claim(Arc<Mutex<Option<Box<Session>>>>);
+
+impl Claim {
+    /// Takes the stream out, once.
+    #[must_use]
+    pub fn take(&self) -> Option<Box<Session>> {
+        self.0.lock().take()
+    }
+}
+
+/// What takes part in a connection's life beside its stream.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// Who owns the tasks.
+    pub tasks: TaskTracker,
+    /// When to stop at once.
+    pub stop: CancellationToken,
+}
+
+/// An answer with the head of a stream and the claim to its connection.
+#[must_use]
+pub fn respond(session: Box<Session>) -> Response<Body> {
+    let mut response = sse::response(Body::empty());
+    response.extensions_mut().insert(Claim(Arc::new(Mutex::new(Some(session)))));
+    response
+}
+
+/// Carries the stream from its head until it joins its lane. `head` ends with the empty line; the body is chunked.
+pub async fn serve(head: &[u8], socket: TcpStream, session: Session, around: Surroundings, slot: OwnedSemaphorePermit) {
+    let mut first = BytesMut::from(head);
+    put_chunk(&mut first, &sse::opening());
+    let stream = Stream { opening: Opening::new(session, "sse"), around, _slot: slot };
+    stream.carry(socket, first.freeze()).await;
+}
+
+/// A stream that is not in a lane's hands, or that the lane keeps for later.
+#[derive(Debug)]
+struct Stream {
+    opening: Opening,
+    around: Surroundings,
+    /// Its place among the connections of the listener.
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Keeper<StdStream> for Stream {
+    fn seated(&mut self) {
+        self.opening.joined();
+    }
+
+    fn back(mut self: Box<Self>, handle: StdStream, unsent: Bytes, why: Refused) {
+        self.opening.refused(why);
+        let tasks = self.around.tasks.clone();
+        tasks.spawn(async move {
+            if let Ok(socket) = TcpStream::from_std(handle) {
+                self.carry(socket, unsent).await;
+            }
+        });
+    }
+
+    fn ended(mut self: Box<Self>, reason: CloseReason) {
+        self.opening.because(reason);
+    }
+}
+
+impl Stream {
+    async fn carry(self, socket: TcpStream, first: Bytes) {
+        let stop = self.around.stop.clone();
+        if let Some(Err(error)) = stop.run_until_cancelled(self.catch_up(socket, first)).await {
+            tracing::debug!(%error, "a stream ended before it was live");
+        }
+    }
+
+    /// Writes what the stream has missed, then hands the socket and itself to the lane.
+    async fn catch_up(mut self, mut socket: TcpStream, first: Bytes) -> io::Result<()> {
+        let mut next = first;
+        loop {
+            if !next.is_empty() {
+                tokio::time::timeout(STALLED_MAX, socket.write_all(&next)).await??;
+            }
+            match self.opening.next().await {
+                Step::Frames(frames) => next = frames.iter().flat_map(|frame| CHUNKED.bytes(frame)).collect(),
+                Step::Join => break,
+                Step::Problem(error) => return say(socket, &error).await,
+            }
+        }
+        let hub = self.opening.sessions().hub.clone();
+        let register = self.opening.register_parts();
+        let handle = socket.into_std()?;
+        hub.join(register(Seat::Socket { handle, wire: &CHUNKED, keeper: Box::new(self) })).await;
+        Ok(())
+    }
+}
+
+/// Says why the stream can't go on, and lets the client close: closed at once, the connection might take that back.
+async fn say(mut socket: TcpStream, error: &ApiError) -> io::Result<()> {
+    let mut last = BytesMut::new();
+    put_chunk(&mut last, &sse::problem(error));
+    last.put_slice(LAST_CHUNK);
+    tokio::time::timeout(STALLED_MAX, socket.write_all(&last)).await??;
+    socket.shutdown().await?;
+    let mut ignored = tokio::io::sink();
+    drop(tokio::time::timeout(END_UNREAD_MAX, tokio::io::copy(&mut socket, &mut ignored)).await);
+    Ok(())
+}
+
+fn encode_chunk(frame: &Frame) -> Bytes {
+    let event = sse::encode(frame);
+    let mut out = BytesMut::with_capacity(event.len() + 16);
+    put_chunk(&mut out, &event);
+    out.freeze()
+}
+
+fn put_chunk(out: &mut BytesMut, bytes: &[u8]) {
+    out.put_slice(format!("{:x}\r\n", bytes.len()).as_bytes());
+    out.put_slice(bytes);
+    out.put_slice(b"\r\n");
+}
+
+fn last_chunks(reason: CloseReason) -> Bytes {
+    let mut out = BytesMut::new();
+    if reason.is_said() {
+        put_chunk(&mut out, &sse::end(reason));
+    }
+    out.put_slice(LAST_CHUNK);
+    out.freeze()
+}
