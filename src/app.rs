@@ -24,6 +24,7 @@ use crate::broker::Outputs;
 use crate::broker::RedisBroker;
 use crate::broker::RedisSettings;
 use crate::broker::TailMessage;
+use crate::cache::Cache;
 use crate::config::Config;
 use crate::event::Entry;
 use crate::event::WindowLimits;
@@ -52,6 +53,8 @@ const WAITING_MAX: usize = 1024;
 const SPARE_CONNECTIONS: usize = 1000;
 /// Streams that ask the log or the database about the past at once.
 const CATCHUPS_MAX: usize = 64;
+/// States of quiet jobs that are remembered: about 700 bytes each.
+const KNOWN_STATES_MAX: usize = 65_536;
 /// How long tasks may take to end after they were told to.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -147,6 +150,7 @@ impl App {
             terminal,
             outbox,
             catchups: Semaphore::new(CATCHUPS_MAX),
+            known: Cache::new(KNOWN_STATES_MAX, config.log_retention),
             heartbeat_ms: u64::try_from(config.heartbeat_interval.as_millis()).unwrap_or(u64::MAX),
         });
         let authenticator = Authenticator::new(verifier, store, &config, &metrics);
@@ -229,10 +233,19 @@ impl App {
 
 /// Keeps keys fresh and caches small.
 fn maintain(shared: &AppState, tasks: &TaskTracker, stop: &CancellationToken) {
-    let (keys, answers) = (Arc::clone(shared), Arc::clone(&shared.sessions.authorizer));
-    let (one, two) = (stop.clone(), stop.clone());
+    let (keys, sessions) = (Arc::clone(shared), Arc::clone(&shared.sessions));
+    let every = shared.config.log_retention;
+    let states = async move {
+        loop {
+            tokio::time::sleep(every).await;
+            sessions.known.prune();
+        }
+    };
+    let answers = Arc::clone(&shared.sessions.authorizer);
+    let (one, two, three) = (stop.clone(), stop.clone(), stop.clone());
     tasks.spawn(async move { one.run_until_cancelled(keys.authenticator.maintain()).await });
     tasks.spawn(async move { two.run_until_cancelled(answers.maintain()).await });
+    tasks.spawn(async move { three.run_until_cancelled(states).await });
 }
 
 /// One line for the operator: a setting that is wrong, or something that is away.

@@ -11,12 +11,13 @@
 //! * [`http`] routes, layers, listeners
 //!
 //! Beside the line: [`auth`] who are you and what may you see, [`store`] what the database is asked.
-//! Under everything: [`event`] the words, [`error`], [`config`], [`clock`], [`telemetry`].
+//! Under everything: [`event`] the words, [`error`], [`config`], [`clock`], [`cache`], [`telemetry`].
 //! Above everything: [`app`] wiring, [`cli`] commands.
 
 pub mod app;
 pub mod auth;
 pub mod broker;
+pub mod cache;
 pub mod cli;
 pub mod clock;
 pub mod config;

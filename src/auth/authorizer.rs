@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::auth::Principal;
-use crate::auth::cache::Cache;
 use crate::auth::directory::Directory;
+use crate::cache::Cache;
 use crate::config::Config;
 use crate::event::Channel;
 use crate::event::Id;

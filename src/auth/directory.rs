@@ -1,20 +1,19 @@
-//! Users as the database knows them, remembered for seconds.
+//! Users as the database knows them, remembered as long as answers about permissions are: when ten thousand come back at once,
+//! the database is not asked for each of them.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::auth::cache::Cache;
+use crate::cache::Cache;
 use crate::config::Config;
 use crate::event::Id;
 use crate::store::Store;
 use crate::store::StoreError;
 use crate::store::User;
 
-/// How old the answer about a user may be.
-const FRESH: Duration = Duration::from_secs(5);
-/// The same for "no such user": somebody who was made a moment ago wants in.
+/// How old the answer may be for "no such user": somebody who was made a moment ago wants in.
 const FRESH_NOBODY: Duration = Duration::from_secs(2);
 const USERS_MAX: usize = 65_536;
 
@@ -22,6 +21,7 @@ const USERS_MAX: usize = 65_536;
 pub(super) struct Directory {
     store: Store,
     known: Cache<Id, Found>,
+    max_age: Duration,
     stale_max: Duration,
 }
 
@@ -38,14 +38,15 @@ pub(super) struct Found {
 
 impl Directory {
     pub(super) fn new(store: Store, config: &Config) -> Self {
-        Self { store, known: Cache::new(USERS_MAX, config.grant_stale_max), stale_max: config.grant_stale_max }
+        let known = Cache::new(USERS_MAX, config.grant_stale_max);
+        Self { store, known, max_age: config.grant_max_age, stale_max: config.grant_stale_max }
     }
 
     /// # Errors
     /// The database is away, and was longer ago asked than an answer may be stale.
     pub(super) async fn find(&self, id: &Id) -> Result<Found, StoreError> {
         let known = self.known.get(id);
-        if let Some(fresh) = known.as_ref().filter(|found| found.asked.elapsed() < found.fresh()) {
+        if let Some(fresh) = known.as_ref().filter(|found| found.asked.elapsed() < self.fresh(found)) {
             return Ok(fresh.clone());
         }
         let asked = Instant::now();
@@ -62,6 +63,10 @@ impl Directory {
         }
     }
 
+    fn fresh(&self, found: &Found) -> Duration {
+        if found.user.is_some() { self.max_age } else { FRESH_NOBODY.min(self.max_age) }
+    }
+
     pub(super) fn prune(&self) {
         self.known.prune();
     }
@@ -71,9 +76,5 @@ impl Found {
     /// Exists and is not disabled.
     pub(super) fn is_good(&self) -> bool {
         self.user.as_ref().is_some_and(|user| !user.disabled)
-    }
-
-    fn fresh(&self) -> Duration {
-        if self.user.is_some() { FRESH } else { FRESH_NOBODY }
     }
 }

@@ -9,7 +9,6 @@
 mod authenticator;
 mod authorizer;
 mod base64url;
-mod cache;
 mod claims;
 mod credentials;
 mod directory;

@@ -207,15 +207,22 @@ impl<P: Port> Lane<P> {
     /// Subscribes, and sends what is missing, in the same turn: no event can come between.
     fn register(&mut self, register: Register<P::Handle>, mut frames: Vec<Frame>, until_done: Pending) {
         let key = self.registry.next_key();
+        frames.push(Frame::moment("ready", self.head));
+        let mut begun = Wrote::All;
         let outlet = match register.seat {
             Seat::Queue { outbox, kill, joined } => match joined.send(Ok(self.head)) {
-                Ok(()) => Outlet::Queue { outbox, kill },
+                Ok(()) => {
+                    outbox.push_all(frames.iter());
+                    Outlet::Queue { outbox, kill }
+                }
                 Err(_) => return, // the reader is gone by now
             },
-            Seat::Socket { handle, wire, mut keeper } => match self.port.adopt(handle, key) {
+            Seat::Socket { handle, unsent, wire, mut keeper } => match self.port.adopt(handle, key) {
                 Ok(socket) => {
                     keeper.seated();
-                    Outlet::Socket(Writer::new(socket, wire), Some(keeper))
+                    let mut writer = Writer::new(socket, wire);
+                    begun = writer.start(unsent, &frames);
+                    Outlet::Socket(writer, Some(keeper))
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a socket can't be watched");
@@ -231,8 +238,8 @@ impl<P: Port> Lane<P> {
         self.by_id.insert(register.id, key);
         self.counts.subscribed(channels.len());
         self.timers.expire_at(register.expires_at, key);
-        frames.push(Frame::moment("ready", self.head));
-        self.tell(key, &frames);
+        self.counts.sent(frames.iter().map(|frame| (frame, 1)));
+        self.wrote(key, begun);
         if done {
             self.end(key, CloseReason::Done);
         } else if self.leaving {

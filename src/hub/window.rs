@@ -105,6 +105,13 @@ impl Window {
         self.shared.log.read().log.head()
     }
 
+    /// The generation, the position from which on everything is here, and the newest one.
+    #[must_use]
+    pub fn extent(&self) -> (u64, LogId, LogId) {
+        let state = self.shared.log.read();
+        (state.generation, state.log.floor(), state.log.head().at)
+    }
+
     /// The number of the beginning since which positions are comparable; 0: no log yet.
     #[must_use]
     pub fn generation(&self) -> u64 {

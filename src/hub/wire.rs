@@ -39,8 +39,10 @@ impl Wire {
 pub enum Seat<H = TcpStream> {
     /// Into a socket that the lane owns from now on.
     Socket {
-        /// The socket; nothing is under way in it.
+        /// The socket.
         handle: H,
+        /// What is still to be written before everything else.
+        unsent: Bytes,
         /// How frames look in it.
         wire: &'static Wire,
         /// Who takes it back when the stream has to catch up anew, and hears of its end.
@@ -61,7 +63,7 @@ impl<H> Seat<H> {
     pub(super) fn refuse(self, why: Refused) {
         match self {
             Self::Queue { joined, .. } => drop(joined.send(Err(why))),
-            Self::Socket { handle, keeper, .. } => keeper.back(handle, Bytes::new(), why),
+            Self::Socket { handle, unsent, keeper, .. } => keeper.back(handle, unsent, why),
         }
     }
 }

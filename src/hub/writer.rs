@@ -94,6 +94,14 @@ impl<S: Socket> Writer<S> {
         pushes
     }
 
+    /// Sends the first frames, after what was gathered before the lane had the socket, in one write.
+    pub(super) fn start(&mut self, unsent: Bytes, frames: &[Frame]) -> Wrote {
+        let mut all = BytesMut::from(unsent);
+        frames.iter().for_each(|frame| all.extend_from_slice(&self.wire.bytes(frame)));
+        self.waiting = Some(Box::new(Waiting { rest: all.freeze(), ..Waiting::default() }));
+        self.resume()
+    }
+
     /// Goes on where the socket stopped taking.
     pub(super) fn resume(&mut self) -> Wrote {
         let Some(waiting) = &mut self.waiting else { return Wrote::All };

@@ -1,10 +1,12 @@
 //! The current states of jobs: from the window, from the broker, from the database, in this order.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::TryStreamExt as _;
 use futures_util::stream;
+use tokio::time::Instant;
 
 use crate::broker::KnownJob;
 use crate::error::ApiError;
@@ -19,6 +21,20 @@ use crate::session::Sessions;
 
 /// Questions of one stream to the broker that are under way at once.
 const ASKED_AT_ONCE: usize = 16;
+
+/// How old the answer about a row of the database may be.
+const ROW_AGE_MAX: Duration = Duration::from_secs(5);
+
+/// What was learnt of a job that is not in the window.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// `None`: neither log nor database know a state.
+    current: Option<Current>,
+    /// The beginning of the log, and the position in it, at which that was so.
+    generation: u64,
+    as_of: LogId,
+    asked: Instant,
+}
 
 /// The newest known state of a channel.
 #[derive(Debug, Clone)]
@@ -46,8 +62,8 @@ impl Sessions {
         let mut states = HashMap::new();
         let mut elsewhere = Vec::new();
         for channel in channels.iter().filter(|channel| channel.kind() == Kind::Jobs) {
-            match self.in_window(channel, upto) {
-                Some(current) => drop(states.insert(channel.clone(), current)),
+            match self.in_window(channel, upto).map(Some).or_else(|| self.remembered(channel)) {
+                Some(current) => drop(current.map(|current| states.insert(channel.clone(), current))),
                 None => elsewhere.push(channel.clone()),
             }
         }
@@ -56,9 +72,34 @@ impl Sessions {
         }
         // Bounded: after a loss of continuity every stream asks at once.
         let _turn = self.catchups.acquire().await.map_err(|_| ApiError::unavailable("stopping"))?;
-        let unknown = self.ask_broker(elsewhere, &mut states).await?;
-        self.ask_store(&unknown, &mut states).await?;
+        // Before the question: the answer is at least as new as this.
+        let (generation, _, as_of) = self.hub.window().extent();
+        let mut asked = HashMap::new();
+        let unknown = self.ask_broker(elsewhere.clone(), &mut asked).await?;
+        self.ask_store(&unknown, &mut asked).await?;
+        // A row newer than the log at the time of the question was written back after the log was asked: its entry is still on its
+        // way to us, and the snapshot must wait for it. If the log still doesn't know the job, the row is of another log.
+        let newer = asked.iter().filter(|(_, current)| !current.in_log && current.version > as_of);
+        let newer: Vec<Channel> = newer.map(|(channel, _)| channel.clone()).collect();
+        self.ask_broker(newer, &mut asked).await?;
+        let now = Instant::now();
+        for channel in elsewhere {
+            let current = asked.get(&channel).cloned();
+            self.known.insert(channel, Known { current, generation, as_of, asked: now });
+        }
+        states.extend(asked);
         Ok(states)
+    }
+
+    /// What was said of a quiet job before, as long as nothing can have happened to it since: the window reaches back to the
+    /// question, and has nothing of it. So those who come back after a deploy are served from memory.
+    fn remembered(&self, channel: &Channel) -> Option<Option<Current>> {
+        let known = self.known.get(channel)?;
+        let (generation, floor, _) = self.hub.window().extent();
+        let untouched = known.generation == generation && floor <= known.as_of;
+        // Rows are changed by others as well, and are then not in the log.
+        let from_log = known.current.as_ref().is_some_and(|current| current.in_log);
+        (untouched && (from_log || known.asked.elapsed() < ROW_AGE_MAX)).then_some(known.current)
     }
 
     pub(super) fn in_window(&self, channel: &Channel, upto: LogId) -> Option<Current> {

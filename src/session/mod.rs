@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
+pub use catchup::Known;
 pub use open::Answer;
 pub use open::ME;
 pub use open::Opened;
@@ -22,6 +23,7 @@ use crate::auth::Authorizer;
 use crate::auth::Grant;
 use crate::auth::Principal;
 use crate::broker::Broker;
+use crate::cache::Cache;
 use crate::error::Code;
 use crate::event::Channel;
 use crate::event::Cursor;
@@ -54,6 +56,8 @@ pub struct Sessions {
     pub outbox: OutboxLimits,
     /// Streams that ask the log or the database about the past at once.
     pub catchups: Semaphore,
+    /// States of quiet jobs, so that a crowd that comes back asks nobody.
+    pub known: Cache<Channel, Known>,
     /// Longest silence of a stream, in milliseconds, as the client is told.
     pub heartbeat_ms: u64,
 }

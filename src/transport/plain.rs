@@ -4,6 +4,7 @@
 use std::io;
 use std::net::TcpStream as StdStream;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -33,6 +34,8 @@ use crate::transport::sse;
 
 /// A client that takes nothing of its replay for so long is cut.
 const STALLED_MAX: Duration = Duration::from_secs(30);
+/// Bytes of a replay that are gathered for one write.
+const UNSENT_BYTES: usize = 16 * 1024;
 /// How long a client may take to close after it was told why it can't be served.
 const END_UNREAD_MAX: Duration = Duration::from_secs(5);
 /// The last chunk of a body (RFC 9112 §7.1).
@@ -119,33 +122,50 @@ impl Stream {
         }
     }
 
-    /// Writes what the stream has missed, then hands the socket and itself to the lane.
+    /// Writes what the stream has missed, then hands the socket and itself to the lane. What is ready at once goes out at once,
+    /// and where nothing has to be waited for that is a single write, the lane's.
     async fn catch_up(mut self, mut socket: TcpStream, first: Bytes) -> io::Result<()> {
-        let mut next = first;
+        let mut unsent = BytesMut::from(first);
         loop {
-            if !next.is_empty() {
-                tokio::time::timeout(STALLED_MAX, socket.write_all(&next)).await??;
-            }
-            match self.opening.next().await {
-                Step::Frames(frames) => next = frames.iter().flat_map(|frame| CHUNKED.bytes(frame)).collect(),
+            let step = {
+                let mut next = std::pin::pin!(self.opening.next());
+                match futures_util::poll!(next.as_mut()) {
+                    Poll::Ready(step) if unsent.len() < UNSENT_BYTES => step,
+                    Poll::Ready(step) => {
+                        write(&mut socket, &mut unsent).await?;
+                        step
+                    }
+                    Poll::Pending => {
+                        write(&mut socket, &mut unsent).await?;
+                        next.await
+                    }
+                }
+            };
+            match step {
+                Step::Frames(frames) => frames.iter().for_each(|frame| unsent.extend_from_slice(&CHUNKED.bytes(frame))),
                 Step::Join => break,
-                Step::Problem(error) => return say(socket, &error).await,
+                Step::Problem(error) => return say(socket, unsent, &error).await,
             }
         }
         let hub = self.opening.sessions().hub.clone();
         let register = self.opening.register_parts();
-        let handle = socket.into_std()?;
-        hub.join(register(Seat::Socket { handle, wire: &CHUNKED, keeper: Box::new(self) })).await;
+        let (handle, unsent) = (socket.into_std()?, unsent.freeze());
+        hub.join(register(Seat::Socket { handle, unsent, wire: &CHUNKED, keeper: Box::new(self) })).await;
         Ok(())
     }
 }
 
+async fn write(socket: &mut TcpStream, unsent: &mut BytesMut) -> io::Result<()> {
+    tokio::time::timeout(STALLED_MAX, socket.write_all(unsent)).await??;
+    unsent.clear();
+    Ok(())
+}
+
 /// Says why the stream can't go on, and lets the client close: closed at once, the connection might take that back.
-async fn say(mut socket: TcpStream, error: &ApiError) -> io::Result<()> {
-    let mut last = BytesMut::new();
+async fn say(mut socket: TcpStream, mut last: BytesMut, error: &ApiError) -> io::Result<()> {
     put_chunk(&mut last, &sse::problem(error));
     last.put_slice(LAST_CHUNK);
-    tokio::time::timeout(STALLED_MAX, socket.write_all(&last)).await??;
+    write(&mut socket, &mut last).await?;
     socket.shutdown().await?;
     let mut ignored = tokio::io::sink();
     drop(tokio::time::timeout(END_UNREAD_MAX, tokio::io::copy(&mut socket, &mut ignored)).await);

@@ -11,6 +11,7 @@ const LINES_MAX: usize = 400;
 /// Which modules a module may import, beside itself. `docs/architecture.md` says what each is for.
 const IMPORTS: &[(&str, &str)] = &[
     ("clock", ""),
+    ("cache", ""),
     ("event", ""),
     ("error", ""),
     ("shutdown", ""),
@@ -19,12 +20,12 @@ const IMPORTS: &[(&str, &str)] = &[
     ("telemetry", "config"),
     ("limits", "config error telemetry"),
     ("store", "event config telemetry jobs"),
-    ("auth", "event config telemetry store error"),
+    ("auth", "event config telemetry store error cache"),
     ("broker", "event config telemetry jobs"),
     ("hub", "event config telemetry error auth"), // error: for the code of a close reason; auth: for `Grant`
     ("presence", "event config telemetry auth broker"),
     ("ingest", "event jobs config telemetry error auth broker store"), // store: seeds a lost state, writes states back
-    ("session", "event jobs config telemetry error auth hub presence broker store"),
+    ("session", "event jobs config telemetry error auth hub presence broker store cache"),
     ("transport", "error session hub telemetry"),
     (
         "http",
@@ -32,7 +33,7 @@ const IMPORTS: &[(&str, &str)] = &[
     ),
     (
         "app",
-        "event jobs config telemetry error auth broker hub presence ingest session transport store limits shutdown http",
+        "event jobs config telemetry error auth broker hub presence ingest session transport store limits shutdown cache http",
     ),
     (
         "cli",

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::auth::Authorizer;
 use crate::auth::Principal;
 use crate::auth::Verdict;
-use crate::auth::cache::Cache;
+use crate::cache::Cache;
 use crate::config::Config;
 use crate::event::Channel;
 use crate::event::Id;

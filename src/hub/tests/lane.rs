@@ -141,7 +141,12 @@ impl Bench {
         fake.0.lock().room = room;
         let channels: Vec<Channel> = channels.iter().map(|n| Channel::parse(&format!("jobs.{n}")).unwrap()).collect();
         let grants: Vec<Grant> = channels.iter().map(|channel| Grant::for_test("ada", channel.as_str())).collect();
-        let seat = Seat::Socket { handle: fake.clone(), wire: &LINES, keeper: Box::new(Kept(fake.clone())) };
+        let seat = Seat::Socket {
+            handle: fake.clone(),
+            unsent: Bytes::from_static(b"hello 0 {}\n"),
+            wire: &LINES,
+            keeper: Box::new(Kept(fake.clone())),
+        };
         let pending = || Box::new(channels.iter().cloned().collect::<HashSet<_>>());
         self.lane.take(LaneMessage::Register(Box::new(Register {
             id: ConnectionId(id),
@@ -183,7 +188,7 @@ fn heard(fake: &Fake) -> Vec<u64> {
             assert_eq!(data["n"].as_u64().unwrap().to_string(), at);
             updates.push(data["n"].as_u64().unwrap());
         } else {
-            assert!(matches!(name, "ready" | "heartbeat" | "end"), "{line}");
+            assert!(matches!(name, "hello" | "ready" | "heartbeat" | "end"), "{line}");
         }
     }
     updates
@@ -336,7 +341,12 @@ fn who_is_too_far_behind_or_of_another_log_is_sent_back() {
     ] {
         let fake = Fake::default();
         let grants = [Grant::for_test("ada", "jobs.1")];
-        let seat = Seat::Socket { handle: fake.clone(), wire: &LINES, keeper: Box::new(Kept(fake.clone())) };
+        let seat = Seat::Socket {
+            handle: fake.clone(),
+            unsent: Bytes::from_static(b"hello 0 {}\n"),
+            wire: &LINES,
+            keeper: Box::new(Kept(fake.clone())),
+        };
         let (id, grants, expires_at) = (ConnectionId(9), grants.into(), u64::MAX);
         let register = Register { id, grants, seat, from, generation, until_done: None, expires_at };
         bench.lane.take(LaneMessage::Register(Box::new(register)));

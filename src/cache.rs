@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 /// Keeps an entry for at least `life` unless more than `entries_max` come, and for at most twice as long once it is used.
 #[derive(Debug)]
-pub(super) struct Cache<K, V> {
+pub struct Cache<K, V> {
     generations: Mutex<Generations<K, V>>,
     entries_max: usize,
     life: Duration,
@@ -24,12 +24,15 @@ struct Generations<K, V> {
 }
 
 impl<K: Eq + Hash, V: Clone> Cache<K, V> {
-    pub(super) fn new(entries_max: usize, life: Duration) -> Self {
+    /// An empty one.
+    #[must_use]
+    pub fn new(entries_max: usize, life: Duration) -> Self {
         let generations = Generations { young: HashMap::new(), old: HashMap::new(), since: Instant::now() };
         Self { generations: Mutex::new(generations), entries_max, life }
     }
 
-    pub(super) fn get<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> Option<V>
+    /// The value that was inserted last.
+    pub fn get<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
     {
@@ -37,19 +40,21 @@ impl<K: Eq + Hash, V: Clone> Cache<K, V> {
         generations.young.get(key).or_else(|| generations.old.get(key)).cloned()
     }
 
-    pub(super) fn insert(&self, key: K, value: V) {
+    /// Keeps a value.
+    pub fn insert(&self, key: K, value: V) {
         let mut generations = self.generations.lock();
         generations.turn(self.life, self.entries_max / 2);
         generations.young.insert(key, value);
     }
 
     /// Forgets what is old, also when nothing is inserted any more.
-    pub(super) fn prune(&self) {
+    pub fn prune(&self) {
         self.generations.lock().turn(self.life, self.entries_max / 2);
     }
 
+    /// Entries held.
     #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         let generations = self.generations.lock();
         generations.young.len() + generations.old.len()
     }
