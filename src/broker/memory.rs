@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,6 +79,14 @@ struct Remembered {
     order: VecDeque<(Instant, String)>,
 }
 
+/// Jobs of which an update of this batch was not judged, and whether that is true of an entry of the inbox: nothing
+/// overtakes these.
+#[derive(Debug, Default)]
+struct Waits {
+    jobs: HashSet<Id>,
+    inbox: bool,
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Answer {
     Applied(Cursor),
@@ -140,16 +149,20 @@ impl MemoryBroker {
         self.inner.lock().await.tail = None;
     }
 
-    pub(super) async fn append_job(&self, append: &JobAppend<'_>) -> Result<JobOutcome, BrokerError> {
+    pub(super) async fn append_jobs(&self, batch: &[JobAppend<'_>]) -> Result<Vec<JobOutcome>, BrokerError> {
         let mut inner = self.inner.lock().await;
         if inner.tail.is_none() {
             return Err(BrokerError::Unavailable(None));
         }
-        let (outcome, entry) = inner.judge(append, self.epoch, &self.terminal);
-        if let Some(entry) = entry {
-            inner.deliver(entry).await;
+        let (mut outcomes, mut entries) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
+        let mut waits = Waits::default();
+        for append in batch {
+            let (outcome, entry) = inner.judge(append, self.epoch, &self.terminal, &mut waits);
+            outcomes.push(outcome);
+            entries.extend(entry.map(Arc::new));
         }
-        Ok(outcome)
+        inner.deliver(entries).await;
+        Ok(outcomes)
     }
 
     pub(super) async fn append_event(&self, append: &EventAppend<'_>) -> Result<Cursor, BrokerError> {
@@ -163,7 +176,7 @@ impl MemoryBroker {
         let entry = inner.entry(Some(append.event.clone()), None);
         let cursor = Cursor { epoch: self.epoch, at: entry.id, print: entry.print };
         inner.once.put(append.once.to_owned(), Answer::Applied(cursor));
-        inner.deliver(entry).await;
+        inner.deliver(vec![Arc::new(entry)]).await;
         Ok(cursor)
     }
 
@@ -196,10 +209,17 @@ impl Inner {
         append: &JobAppend<'_>,
         epoch: Epoch,
         terminal: &TerminalStatuses,
+        waits: &mut Waits,
     ) -> (JobOutcome, Option<Entry>) {
         let update = append.update;
-        if matches!(append.once, Once::Source(id) if id <= self.source) {
-            return (JobOutcome::Done, None);
+        if let Once::Source(id) = append.once {
+            // One that was not judged must not be passed by: the position would say that it was.
+            if waits.inbox {
+                return (JobOutcome::Unknown, None);
+            }
+            if id <= self.source {
+                return (JobOutcome::Done, None);
+            }
         }
         let name = remembered_name(append);
         match name.as_ref().and_then(|name| self.once.get(name)) {
@@ -207,14 +227,20 @@ impl Inner {
             Some(Answer::Judged) => return (JobOutcome::Done, None),
             None => {}
         }
-        let known = self.jobs.get(&update.job).cloned();
-        let mut job = match (known, append.seed) {
+        let known = self.jobs.get(&update.job).filter(|_| !waits.jobs.contains(&update.job)).cloned();
+        let seed = append.seed.filter(|_| !waits.jobs.contains(&update.job));
+        let mut job = match (known, seed) {
             (Some(job), _) => job,
             (None, Some(seed)) => Job { state: seed.state.clone(), version: seed.version, ..Job::default() },
-            (None, None) => return (JobOutcome::Unknown, None),
+            (None, None) => {
+                waits.jobs.insert(update.job.clone());
+                waits.inbox |= matches!(append.once, Once::Source(_));
+                return (JobOutcome::Unknown, None);
+            }
         };
         if let Once::Raw(raw) = append.once {
             if raw <= job.raw {
+                waits.jobs.insert(update.job.clone());
                 return (JobOutcome::Behind(self.last), None);
             }
             job.raw = raw;
@@ -305,10 +331,10 @@ impl Inner {
         Entry { id: self.last, print: Fingerprint::random(), event, judged }
     }
 
-    async fn deliver(&mut self, entry: Entry) {
-        if let Some(tail) = &self.tail {
+    async fn deliver(&mut self, entries: Vec<Arc<Entry>>) {
+        if let Some(tail) = self.tail.as_ref().filter(|_| !entries.is_empty()) {
             // The receiver is gone only when the app stops.
-            drop(tail.send(TailMessage::Entries(vec![Arc::new(entry)])).await);
+            drop(tail.send(TailMessage::Entries(entries)).await);
         }
     }
 }

@@ -64,9 +64,19 @@ impl Broker {
     /// # Errors
     /// `Unavailable`: it may or may not have happened; ask again with the same `once`.
     pub async fn append_job(&self, append: &JobAppend<'_>) -> Result<JobOutcome, BrokerError> {
+        let outcomes = self.append_jobs(std::slice::from_ref(append)).await?;
+        outcomes.into_iter().next().ok_or(BrokerError::Garbled)
+    }
+
+    /// The same for several updates, in their order; one outcome each. Of one job there may be several: what is not judged
+    /// (`Unknown`, or a raw one `Behind`) is not overtaken by the job's later ones, which are answered `Unknown` then.
+    ///
+    /// # Errors
+    /// `Unavailable`: it may or may not have happened, all of it or a part; ask again with the same `once`s.
+    pub async fn append_jobs(&self, batch: &[JobAppend<'_>]) -> Result<Vec<JobOutcome>, BrokerError> {
         match self {
-            Self::Memory(broker) => broker.append_job(append).await,
-            Self::Redis(broker) => broker.append_job(append).await,
+            Self::Memory(broker) => broker.append_jobs(batch).await,
+            Self::Redis(broker) => broker.append_jobs(batch).await,
         }
     }
 

@@ -64,7 +64,8 @@ pub enum JobOutcome {
     Applied(Cursor),
     /// Judged and dropped.
     Rejected(Reject),
-    /// The broker does not know the job: ask again with a seed.
+    /// Not judged: the broker does not know the job, or an earlier update of it in the same batch was not judged. Ask again,
+    /// with a seed.
     Unknown,
     /// A raw update at or before the last one judged: the log up to this position shows whether it was this one.
     Behind(LogId),

@@ -1,5 +1,6 @@
 //! Channels and the ids in them. A value that exists is valid: there is no way around `parse`.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -60,6 +61,13 @@ impl Id {
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// So that a map by id can be asked with a text that is not yet one.
+impl Borrow<str> for Id {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

@@ -17,4 +17,5 @@ pub use parse::UPDATE_BYTES_MAX;
 pub use parse::compact_object;
 pub use parse::is_status;
 pub use state::JobState;
+pub use state::JobView;
 pub use state::TerminalStatuses;

@@ -51,12 +51,6 @@ pub struct JobState {
 /// The largest integer that every JavaScript engine reads back exactly: 2^53 - 1.
 const SAFE_INTEGER_MAX: u64 = (1 << 53) - 1;
 
-/// A number that `JSON.parse` would round is written as a string.
-#[must_use]
-pub(super) fn integer(value: u64) -> String {
-    if value > SAFE_INTEGER_MAX { format!("\"{value}\"") } else { value.to_string() }
-}
-
 /// `attempt` and `seq` as we write them: a number, or a string where a number would be rounded.
 #[derive(serde::Deserialize)]
 #[serde(untagged)]
@@ -125,34 +119,95 @@ impl JobState {
 
     fn render(&self, job: &Id, tail: &str) -> String {
         let mut out = String::with_capacity(256);
+        self.view().render(job.as_str(), tail, &mut out);
+        out
+    }
+
+    /// The same, borrowed.
+    #[must_use]
+    pub fn view(&self) -> JobView<'_> {
+        JobView {
+            status: &self.status,
+            terminal: self.terminal,
+            progress: self.progress.as_deref(),
+            message: self.message.as_deref(),
+            error: self.error.as_deref(),
+            attempt: self.attempt,
+            seq: self.seq,
+            data: self.data.as_deref(),
+            timestamp: &self.timestamp,
+        }
+    }
+}
+
+/// A `JobState` that borrows its texts: to be shown without being copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are those of `JobState`")]
+pub struct JobView<'a> {
+    pub status: &'a str,
+    pub terminal: bool,
+    pub progress: Option<&'a str>,
+    pub message: Option<&'a str>,
+    pub error: Option<&'a str>,
+    pub attempt: Option<u64>,
+    pub seq: Option<u64>,
+    pub data: Option<&'a str>,
+    pub timestamp: &'a str,
+}
+
+impl JobView<'_> {
+    /// With texts of its own.
+    #[must_use]
+    pub fn to_state(&self) -> JobState {
+        let own = |text: Option<&str>| text.map(str::to_owned);
+        JobState {
+            status: self.status.to_owned(),
+            terminal: self.terminal,
+            progress: own(self.progress),
+            message: own(self.message),
+            error: own(self.error),
+            attempt: self.attempt,
+            seq: self.seq,
+            data: own(self.data),
+            timestamp: self.timestamp.to_owned(),
+        }
+    }
+
+    /// The data of `job:update`, with `tail` before the last brace.
+    pub fn render(&self, job: &str, tail: &str, out: &mut String) {
         // Ids and statuses have grammars without quotes, backslashes and control characters: no escaping to do.
-        out.push_str("{\"type\":\"job.update\",\"channel\":\"jobs.");
-        out.push_str(job.as_str());
-        out.push_str("\",\"jobId\":\"");
-        out.push_str(job.as_str());
-        out.push_str("\",\"status\":\"");
-        out.push_str(&self.status);
+        for text in [
+            "{\"type\":\"job.update\",\"channel\":\"jobs.",
+            job,
+            "\",\"jobId\":\"",
+            job,
+            "\",\"status\":\"",
+            self.status,
+        ] {
+            out.push_str(text);
+        }
         out.push_str(if self.terminal { "\",\"terminal\":true" } else { "\",\"terminal\":false" });
-        let attempt = self.attempt.map(integer);
-        let seq = self.seq.map(integer);
-        let fields = [
-            (",\"progress\":", &self.progress),
-            (",\"message\":", &self.message),
-            (",\"error\":", &self.error),
-            (",\"attempt\":", &attempt),
-            (",\"seq\":", &seq),
-            (",\"data\":", &self.data),
-        ];
-        for (name, value) in fields {
+        let mut put = |name: &str, value: Option<&str>| {
             if let Some(value) = value {
                 out.push_str(name);
                 out.push_str(value);
             }
-        }
-        out.push_str(",\"timestamp\":");
-        out.push_str(&self.timestamp);
-        out.push_str(tail);
-        out.push('}');
-        out
+        };
+        put(",\"progress\":", self.progress);
+        put(",\"message\":", self.message);
+        put(",\"error\":", self.error);
+        push_integer(out, ",\"attempt\":", self.attempt);
+        push_integer(out, ",\"seq\":", self.seq);
+        let texts = [",\"data\":", self.data.unwrap_or_default(), ",\"timestamp\":", self.timestamp, tail, "}"];
+        texts.into_iter().skip(if self.data.is_some() { 0 } else { 2 }).for_each(|text| out.push_str(text));
+    }
+}
+
+/// A number that `JSON.parse` would round is written as a string.
+fn push_integer(out: &mut String, name: &str, value: Option<u64>) {
+    let Some(value) = value else { return };
+    let quote = if value > SAFE_INTEGER_MAX { "\"" } else { "" };
+    for text in [name, quote, &value.to_string(), quote] {
+        out.push_str(text);
     }
 }

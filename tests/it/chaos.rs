@@ -127,10 +127,11 @@ async fn logged(server: &RedisServer, world: &World) -> BTreeMap<String, Vec<u64
         let Some(last) = page.ids.last() else { break };
         from = format!("({}", last.id);
         for entry in page.ids {
-            let Some(data) = entry.get::<String>("d") else { continue };
-            let data: Value = serde_json::from_str(&data).unwrap();
-            let n = data["data"]["n"].as_u64().unwrap();
-            jobs.entry(data["jobId"].as_str().unwrap().to_owned()).or_default().push(n);
+            // The head names the job, and `data` is the last part of its state.
+            let job = entry.get::<String>("h").unwrap().split(' ').nth(2).unwrap().to_owned();
+            let Some(state) = ["d", "l", "t"].iter().find_map(|class| entry.get::<String>(class)) else { continue };
+            let data: Value = serde_json::from_str(state.trim_end_matches('\0').rsplit('\0').next().unwrap()).unwrap();
+            jobs.entry(job).or_default().push(data["n"].as_u64().unwrap());
         }
     }
     jobs

@@ -1,153 +1,170 @@
--- Judges one job update and, when it applies, appends it: dedupe, fold, XADD, trim in one step.
+-- Judges job updates in order and appends those that apply: dedupe, fold, XADD, state, in one step for all of them.
 -- The fold is the twin of src/jobs/fold.rs; a property test runs both against each other.
 --
--- KEYS 1 log stream   2 log meta hash   3 job hash
---      4 the update's updateId ('' in ARGV 16: none)   5 the append's name ('' in ARGV 17: none)   6 durable inbox position
--- ARGV 1 fingerprint  2 accepted_us  3 retention_ms  4 entries_max  5 '1': trim by age now
---      6 job id  7 status  8 '1': the status is terminal
---      9 progress 10 message 11 error 12 data: '' keeps, '-' clears, '=…' sets
---      13 timestamp (JSON string)  14 attempt  15 seq: '' or 20 digits
---      16 ms to remember the updateId  17 ms to remember the append's name
---      18 raw name 'mark-offset', 20 digits each, or ''   19 '1': late raw   20 inbox id or ''
---      21 digest of the bytes  22 '' no seed, '0' nothing known, '1' a state follows
---      23 status 24 terminal 25 progress 26 message 27 error 28 attempt 29 seq 30 data 31 timestamp 32 version
--- Answers {'applied', id, fingerprint} {'rejected', reason} {'unknown'} {'behind', end of the log} {'done'}
+-- KEYS 1 log stream   2 log meta hash   3 durable inbox position   4… the state of each update's job
+--      then, in the order of the updates, the keys that these say they have: its updateId, its append's name
+-- ARGV 1 retention_ms   2 entries_max   3 '1': trim by age now   4 ms to remember names   5… one packed update each
+-- An update is texts that each end with \0, which none of them can hold:
+--      head for the log entry 'fingerprint accepted_us job raw'   digest of the bytes   raw name or ''   '1': late raw
+--      status   '1': the status is terminal   timestamp (JSON)   attempt   seq (sortable or '')
+--      progress message error data: '' keeps, '-' clears, else the JSON value   '1': the following follows
+--      inbox id or ''   '1': has an updateId   '1': has a name   '1': the rest is a seed, packed like a state
+-- A state is texts that each end with \0: version  digest of the last update  last raw name judged, then its body, which
+--      is also what stands in the log entry: status terminal attempt seq error timestamp progress message data
+-- Sortable numbers: a letter for the count of digits, then the digits; Lua's doubles would end at 2^53.
+-- Answers one text, for each update, with commas between: an id, applied there; 'P' with id and fingerprint, applied before
+--      under this name; 'D' done before; 'Rd' 'Rs' 'Rt' rejected as duplicate, stale, terminal; 'B' with an id: behind, the
+--      log up to there tells; 'U' not judged: the job is unknown, or an update of it before this one was not judged
 
-local log, meta, job = KEYS[1], KEYS[2], KEYS[3]
-local limits = {retention_ms = tonumber(ARGV[3]), entries_max = tonumber(ARGV[4]), trim = ARGV[5] == '1'}
-local raw, late, source = ARGV[18], ARGV[19] == '1', ARGV[20]
+local log, meta, inbox = KEYS[1], KEYS[2], KEYS[3]
+local names_ms = ARGV[4]
+local text = struct.unpack
+local count = #ARGV - 4
+local further = 3 + count
 local JOB_KEPT_S = 86400
+-- The versions of one time to live differ only after these digits: 10^6 ms.
+local PERIOD_DIGITS = 7
 
-if source ~= '' then
-  local applied = redis.call('GET', KEYS[6])
-  if applied and not newer(source, applied) then return {'done'} end
-end
-if ARGV[17] ~= '' then
-  local before = redis.call('GET', KEYS[5])
-  if before then
-    local id, print = string.match(before, '^(%S+) (%S+)$')
-    if id then return {'applied', id, print} end
-    return {'done'}
-  end
-end
+local states = {}
+for at, state in ipairs(call('MGET', unpack(KEYS, 4, further))) do states[KEYS[3 + at]] = state end
 
-local h = redis.call('HMGET', job, 'dg', 'st', 'tm', 'pr', 'ms', 'er', 'at', 'sq', 'da', 'ts', 'v', 'rn')
-local s
-if h[1] then
-  s = {digest = h[1], status = h[2], terminal = h[3] == '1', progress = h[4], message = h[5], error = h[6],
-       attempt = h[7], seq = h[8], data = h[9], timestamp = h[10], version = h[11], raw = h[12]}
-elseif ARGV[22] == '' then
-  return {'unknown'}
-elseif ARGV[22] == '1' then
-  s = {digest = '', status = ARGV[23], terminal = ARGV[24] == '1', progress = ARGV[25], message = ARGV[26], error = ARGV[27],
-       attempt = ARGV[28], seq = ARGV[29], data = ARGV[30], timestamp = ARGV[31], version = ARGV[32], raw = ''}
-else
-  s = {digest = '', status = '', terminal = false, progress = '', message = '', error = '',
-       attempt = '', seq = '', data = '', timestamp = '', version = ARGV[32], raw = ''}
-end
-
-if raw ~= '' and not late then
-  if s.raw ~= '' and raw <= s.raw then
-    -- Whoever reads the log up to its present end sees whether it was this very update that was judged.
-    local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
-    return {'behind', last and last[1] or '0-0'}
-  end
-  s.raw = raw
-end
-
-local ZERO = '00000000000000000000'
-local function number(text) if text == '' then return ZERO end return text end
+-- Jobs of which an update was not judged, and whether that is true of an entry of the inbox: nothing overtakes these.
+local waits = {}
+local inbox_waits = false
 
 -- '' when it applies to the current attempt, 'anew' when it starts one, else the reason to drop it.
-local function order()
-  if s.status == '' then return 'anew' end
-  local current = number(s.attempt)
-  local attempt = ARGV[14] ~= '' and ARGV[14] or current
-  if attempt < current then return 'stale' end
-  if attempt > current then return 'anew' end
-  if s.terminal then
-    local numbered = ARGV[14] ~= '' or s.attempt ~= ''
-    local succeeded = s.status == 'completed' or s.status == 'succeeded'
-    local again = ARGV[7] == 'queued' or ARGV[7] == 'retrying'
+local function order(status, attempt, seq, s_status, s_terminal, s_attempt, s_seq)
+  if s_status == '' then return 'anew' end
+  local current = s_attempt ~= '' and s_attempt or 'a0'
+  local given = attempt ~= '' and attempt or current
+  if given < current then return 'Rs' end
+  if given > current then return 'anew' end
+  if s_terminal == '1' then
+    local numbered = attempt ~= '' or s_attempt ~= ''
+    local succeeded = s_status == 'completed' or s_status == 'succeeded'
+    local again = status == 'queued' or status == 'retrying'
     if not numbered and not succeeded and again then return 'anew' end
-    return 'terminal'
+    return 'Rt'
   end
-  if ARGV[15] ~= '' and s.seq ~= '' then
-    if ARGV[15] < s.seq then return 'stale' end
-    if ARGV[15] == s.seq then return 'duplicate' end
+  if seq ~= '' and s_seq ~= '' then
+    if seq < s_seq then return 'Rs' end
+    if seq == s_seq then return 'Rd' end
   end
   return ''
 end
 
-local verdict
-if ARGV[16] ~= '' then
-  verdict = redis.call('EXISTS', KEYS[4]) == 1 and 'duplicate' or order()
-else
-  verdict = ARGV[21] == s.digest and 'duplicate' or order()
-end
-s.digest = ARGV[21]
-
-local function save()
-  redis.call('HSET', job, 'dg', s.digest, 'st', s.status, 'tm', s.terminal and '1' or '0', 'pr', s.progress, 'ms', s.message,
-    'er', s.error, 'at', s.attempt, 'sq', s.seq, 'da', s.data, 'ts', s.timestamp, 'v', s.version, 'rn', s.raw)
-  redis.call('EXPIRE', job, JOB_KEPT_S)
+local function save(key, state, keeps_ttl)
+  if keeps_ttl then
+    call('SET', key, state, 'KEEPTTL')
+  else
+    call('SET', key, state, 'EX', JOB_KEPT_S)
+  end
+  states[key] = state
 end
 
-local function remember(answer)
-  if ARGV[17] ~= '' then redis.call('SET', KEYS[5], answer, 'PX', ARGV[17]) end
-  if source ~= '' then redis.call('SET', KEYS[6], source) end
+local function remember(name_key, answer, source)
+  if name_key then call('SET', name_key, answer, 'PX', names_ms) end
+  if source ~= '' then call('SET', inbox, source) end
 end
 
-if verdict ~= '' and verdict ~= 'anew' then
-  -- Every node has to see that this raw update was judged, or it would append it again.
-  if raw ~= '' then add(log, meta, limits, nil, {'f', ARGV[1], 'i', ARGV[6], 'j', raw}) end
-  save()
-  remember('judged')
-  return {'rejected', verdict}
+local function next_key(given)
+  if given == '' then return nil end
+  further = further + 1
+  return KEYS[further]
 end
 
-local same_status = verdict == '' and s.status == ARGV[7]
-if verdict == 'anew' then
-  s.progress, s.message, s.error, s.attempt, s.seq, s.data = '', '', '', '', '', ''
-end
-local function merge(old, given)
-  if given == '' then return old end
-  if given == '-' then return '' end
-  return string.sub(given, 2)
-end
-s.progress, s.message = merge(s.progress, ARGV[9]), merge(s.message, ARGV[10])
-s.error, s.data = merge(s.error, ARGV[11]), merge(s.data, ARGV[12])
-s.status, s.terminal, s.timestamp = ARGV[7], ARGV[8] == '1', ARGV[13]
-if ARGV[14] ~= '' then s.attempt = ARGV[14] end
-if ARGV[15] ~= '' then s.seq = ARGV[15] end
+local function judge(key, packed)
+  local head, digest, raw, late, status, terminal, timestamp, attempt, seq, progress, message, err, data, more, rest =
+    text('ssssssssssssss', packed)
+  local source, update_key, name_key, seed = '', nil, nil, nil
+  if more ~= '' then
+    local has_update, has_name, has_seed
+    source, has_update, has_name, has_seed, rest = text('ssss', packed, rest)
+    update_key, name_key = next_key(has_update), next_key(has_name)
+    if has_seed ~= '' then seed = string.sub(packed, rest) end
+  end
 
--- Integers beyond 2^53 - 1 are written as strings: JSON.parse would round them.
-local function integer(text)
-  local plain = string.match(text, '^0*(%d+)$')
-  if text > '00009007199254740991' then return '"' .. plain .. '"' end
-  return plain
-end
-local parts = {'{"type":"job.update","channel":"jobs.', ARGV[6], '","jobId":"', ARGV[6], '","status":"', s.status,
-  '","terminal":', s.terminal and 'true' or 'false'}
-local function put(name, value) if value ~= '' then parts[#parts + 1] = name .. value end end
-put(',"progress":', s.progress)
-put(',"message":', s.message)
-put(',"error":', s.error)
-put(',"attempt":', s.attempt ~= '' and integer(s.attempt) or '')
-put(',"seq":', s.seq ~= '' and integer(s.seq) or '')
-put(',"data":', s.data)
-put(',"timestamp":', s.timestamp)
-parts[#parts + 1] = '}'
+  if source ~= '' then
+    -- One that was not judged must not be passed by: the position would say that it was.
+    if inbox_waits then return 'U' end
+    local applied = call('GET', inbox)
+    if applied and not newer(source, applied) then return 'D' end
+  end
+  if name_key then
+    local before = call('GET', name_key)
+    if before then
+      if string.find(before, ' ', 1, true) then return 'P' .. before end
+      return 'D'
+    end
+  end
+  local known = states[key]
+  local state = known or seed
+  if waits[key] or not state then
+    waits[key] = true
+    inbox_waits = inbox_waits or source ~= ''
+    return 'U'
+  end
 
-local class = s.terminal and 't' or (same_status and 'l' or 'd')
-local fields = {'f', ARGV[1], 'a', ARGV[2], 'c', 'jobs.' .. ARGV[6], 'e', 'job:update', 'k', class, 'd', table.concat(parts)}
-if raw ~= '' then
-  fields[#fields + 1], fields[#fields + 2] = 'i', ARGV[6]
-  fields[#fields + 1], fields[#fields + 2] = 'j', raw
+  local version, s_digest, s_raw, body = text('sss', state)
+  if raw ~= '' and late == '' then
+    if raw <= s_raw then
+      -- Whoever reads the log up to its present end sees whether it was this very update that was judged.
+      waits[key] = true
+      return 'B' .. end_of_log(log)
+    end
+    s_raw = raw
+  end
+  local s_status, s_terminal, s_attempt, s_seq, s_error, s_rest = text('sssss', state, body)
+
+  local verdict
+  if update_key then
+    verdict = call('EXISTS', update_key) == 1 and 'Rd'
+  else
+    verdict = digest == s_digest and 'Rd'
+  end
+  verdict = verdict or order(status, attempt, seq, s_status, s_terminal, s_attempt, s_seq)
+  if verdict ~= '' and verdict ~= 'anew' then
+    -- Every node has to see that this raw update was judged, or it would append it again.
+    if raw ~= '' then call('XADD', log, '*', 'h', head) end
+    save(key, version .. '\0' .. digest .. '\0' .. s_raw .. '\0' .. string.sub(state, body), known)
+    remember(name_key, 'judged', source)
+    return verdict
+  end
+
+  local class = terminal == '1' and 't' or (verdict == '' and s_status == status and 'l' or 'd')
+  if verdict == 'anew' then
+    s_attempt, s_seq, s_error = '', '', ''
+    if progress == '' then progress = '-' end
+    if message == '' then message = '-' end
+    if data == '' then data = '-' end
+  end
+  if progress == '' or message == '' or data == '' then
+    local _, s_progress, s_message, s_data = text('ssss', state, s_rest)
+    if progress == '' then progress = s_progress end
+    if message == '' then message = s_message end
+    if data == '' then data = s_data end
+  end
+  if err == '' then err = s_error end
+  if progress == '-' then progress = '' end
+  if message == '-' then message = '' end
+  if err == '-' then err = '' end
+  if data == '-' then data = '' end
+  if attempt == '' then attempt = s_attempt end
+  if seq == '' then seq = s_seq end
+  local new_body = status .. '\0' .. terminal .. '\0' .. attempt .. '\0' .. seq .. '\0' .. err .. '\0' .. timestamp .. '\0'
+    .. progress .. '\0' .. message .. '\0' .. data .. '\0'
+  local id = add(log, version, head, class, new_body)
+  -- A new time to live only now and then: it costs as much as the rest of the SET.
+  local same_period = known and string.sub(version, 1, PERIOD_DIGITS) == string.sub(id, 1, PERIOD_DIGITS)
+  save(key, id .. '\0' .. digest .. '\0' .. s_raw .. '\0' .. new_body, same_period)
+  if more ~= '' then
+    if update_key then call('SET', update_key, '1', 'PX', names_ms) end
+    remember(name_key, id .. ' ' .. string.match(head, '^%d+'), source)
+  end
+  return id
 end
-local id = add(log, meta, limits, s.version, fields)
-s.version = id
-save()
-if ARGV[16] ~= '' then redis.call('SET', KEYS[4], '1', 'PX', ARGV[16]) end
-remember(id .. ' ' .. ARGV[1])
-return {'applied', id, ARGV[1]}
+
+local answers = {}
+for at = 1, count do answers[at] = judge(KEYS[3 + at], ARGV[4 + at]) end
+trim(log, meta, ARGV[1], ARGV[2], ARGV[3])
+return table.concat(answers, ',')

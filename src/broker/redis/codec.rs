@@ -1,28 +1,26 @@
 //! Between our values and the texts that stand in Redis. What can't be read is skipped, never trusted.
 
-use redis::streams::StreamId;
+use std::collections::HashMap;
+use std::sync::Arc;
 
-use crate::broker::JobOutcome;
-use crate::broker::KnownJob;
-use crate::broker::Seed;
+use redis::Value;
+
 use crate::broker::Standing;
+use crate::broker::redis::pack;
 use crate::event::Channel;
-use crate::event::Cursor;
 use crate::event::Delivery;
 use crate::event::Entry;
-use crate::event::Epoch;
 use crate::event::Event;
 use crate::event::EventName;
 use crate::event::Fingerprint;
 use crate::event::Id;
+use crate::event::InvalidId;
+use crate::event::Kind;
 use crate::event::LogId;
-use crate::event::RawName;
-use crate::jobs::Field;
-use crate::jobs::JobState;
-use crate::jobs::Reject;
+use crate::jobs::is_status;
 
-/// The fields of a job's hash that make its state, in the order of `known_job`.
-pub(super) const JOB_FIELDS: &[&str] = &["st", "tm", "pr", "ms", "er", "at", "sq", "da", "ts", "v"];
+/// What the buffer for one event keeps of its size after a large one.
+const TEXT_BYTES_KEPT: usize = 4096;
 
 pub(super) fn class(event: &Event) -> &'static str {
     match event.delivery {
@@ -43,124 +41,113 @@ fn delivery(class: &str) -> Option<(Delivery, bool)> {
     })
 }
 
-/// Twenty digits: texts of the same length compare like the numbers, which Lua's doubles would not beyond 2^53.
-pub(super) fn padded(number: Option<u64>) -> String {
-    number.map_or(String::new(), |number| format!("{number:020}"))
+/// Jobs whose names the tail shares between entries; then it starts over.
+const NAMES_MAX: usize = 16_384;
+
+/// Turns answers of Redis into entries. Names of jobs are kept: thousands of entries of a job share them.
+#[derive(Debug, Default)]
+pub(super) struct Reader {
+    names: HashMap<Id, Channel>,
+    text: String,
 }
 
-pub(super) fn field(field: &Field) -> String {
-    match field {
-        Field::Keep => String::new(),
-        Field::Clear => "-".to_owned(),
-        Field::Set(value) => format!("={value}"),
+impl Reader {
+    /// The entries of an answer to `XRANGE` or of one stream's part of `XREAD`.
+    pub(super) fn entries(&mut self, answer: &Value) -> Vec<Entry> {
+        let Value::Array(items) = answer else { return Vec::new() };
+        items.iter().filter_map(|item| self.entry(item)).collect()
+    }
+
+    /// One that we did not write keeps its place and says nothing.
+    fn entry(&mut self, item: &Value) -> Option<Entry> {
+        let Value::Array(parts) = item else { return None };
+        let [id, Value::Array(fields)] = parts.as_slice() else { return None };
+        let id = text(id)?.parse().ok()?;
+        let entry = self.read(id, fields);
+        Some(entry.unwrap_or(Entry { id, print: Fingerprint(0), event: None, judged: None }))
+    }
+
+    /// `{h: head, class: text}`, or the head alone of an update that was rejected.
+    fn read(&mut self, id: LogId, fields: &[Value]) -> Option<Entry> {
+        let (name, head) = (text(fields.first()?)?, text(fields.get(1)?)?);
+        let mut words = head.split(' ');
+        let print = Fingerprint(words.next().filter(|_| name == "h")?.parse().ok()?);
+        let accepted_us = words.next()?.parse().ok()?;
+        let (job, raw) = (words.next(), words.next().and_then(pack::read_raw_name));
+        let names = job.map(|job| self.names(job)).transpose().ok()?;
+        let class = fields.get(2).zip(fields.get(3)).and_then(|(class, rest)| Some((text(class)?, text(rest)?)));
+        let event = match (class, &names) {
+            (Some(("e", rest)), None) => event(rest, accepted_us),
+            (Some((class, body)), Some((job, channel))) => self.job_event(class, body, job, channel, accepted_us),
+            _ => None,
+        };
+        Some(Entry { id, print, event, judged: names.map(|(job, _)| job).zip(raw) })
+    }
+
+    fn job_event(&mut self, class: &str, body: &str, job: &Id, channel: &Channel, accepted_us: u64) -> Option<Event> {
+        let (delivery, terminal) = delivery(class)?;
+        // Somebody else may write into our stream: a line break here would be a line break in every browser's stream.
+        if body.bytes().any(|byte| byte < b' ' && byte != pack::END) {
+            return None;
+        }
+        let state = pack::read_body(body).filter(|state| is_status(state.status))?;
+        self.text.clear();
+        state.render(job.as_str(), "", &mut self.text);
+        let data = Arc::from(self.text.as_str());
+        self.text.shrink_to(TEXT_BYTES_KEPT);
+        Some(Event { channel: channel.clone(), name: EventName::JOB_UPDATE, data, delivery, terminal, accepted_us })
+    }
+
+    fn names(&mut self, job: &str) -> Result<(Id, Channel), InvalidId> {
+        if let Some((id, channel)) = self.names.get_key_value(job) {
+            return Ok((id.clone(), channel.clone()));
+        }
+        if self.names.len() >= NAMES_MAX {
+            self.names.clear();
+        }
+        let id = Id::parse(job)?;
+        let channel = Channel::of(Kind::Jobs, &id);
+        self.names.insert(id.clone(), channel.clone());
+        Ok((id, channel))
     }
 }
 
-pub(super) fn push_seed(call: &mut redis::ScriptInvocation<'_>, seed: Option<&Seed>) {
-    let Some(seed) = seed else {
-        call.arg("");
-        return;
-    };
-    let empty = JobState::default();
-    let state = seed.state.as_ref().unwrap_or(&empty);
-    call.arg(if seed.state.is_some() { "1" } else { "0" });
-    call.arg(&state.status).arg(if state.terminal { "1" } else { "0" });
-    for value in [&state.progress, &state.message, &state.error] {
-        call.arg(value.as_deref().unwrap_or(""));
-    }
-    call.arg(padded(state.attempt)).arg(padded(state.seq));
-    call.arg(state.data.as_deref().unwrap_or("")).arg(&state.timestamp).arg(seed.version.to_string());
+fn text(value: &Value) -> Option<&str> {
+    let Value::BulkString(bytes) = value else { return None };
+    std::str::from_utf8(bytes).ok()
 }
 
-pub(super) fn cursor(id: Option<&String>, print: Option<&String>, epoch: Epoch) -> Option<Cursor> {
-    let print = Fingerprint(print?.parse().ok()?);
-    Some(Cursor { epoch, at: id?.parse().ok()?, print })
+/// `channel name class data`
+pub(super) fn event_text(event: &Event) -> String {
+    format!("{} {} {} {}", event.channel, event.name, class(event), event.data)
 }
 
-pub(super) fn job_outcome(answer: &[String], epoch: Epoch) -> Option<JobOutcome> {
-    Some(match answer.first()?.as_str() {
-        "applied" => JobOutcome::Applied(cursor(answer.get(1), answer.get(2), epoch)?),
-        "rejected" => JobOutcome::Rejected(match answer.get(1)?.as_str() {
-            "duplicate" => Reject::Duplicate,
-            "stale" => Reject::Stale,
-            "terminal" => Reject::Terminal,
-            _ => return None,
-        }),
-        "unknown" => JobOutcome::Unknown,
-        "behind" => JobOutcome::Behind(answer.get(1)?.parse().ok()?),
-        "done" => JobOutcome::Done,
-        _ => return None,
-    })
-}
-
-fn raw_name(text: &str) -> Option<RawName> {
-    let (mark, offset) = text.split_once('-')?;
-    Some(RawName { mark: mark.parse().ok()?, offset: offset.parse().ok()? })
-}
-
-fn some(value: Option<&Option<String>>) -> Option<String> {
-    value.and_then(Clone::clone).filter(|text| !text.is_empty())
-}
-
-/// `None` when the hash is missing, or holds a job that was judged without ever getting a state.
-pub(super) fn known_job(fields: &[Option<String>]) -> Option<KnownJob> {
-    let at = |index: usize| some(fields.get(index));
-    let number = |index: usize| at(index).and_then(|text| text.parse().ok());
-    let state = JobState {
-        status: at(0)?,
-        terminal: at(1).as_deref() == Some("1"),
-        progress: at(2),
-        message: at(3),
-        error: at(4),
-        attempt: number(5),
-        seq: number(6),
-        data: at(7),
-        timestamp: at(8)?,
-    };
-    let version = at(9).and_then(|text| text.parse().ok()).unwrap_or(LogId::ZERO);
-    Some(KnownJob { state, version })
-}
-
-/// An entry of the log. One that we did not write keeps its place and says nothing.
-pub(super) fn entry(item: &StreamId) -> Entry {
-    let id = item.id.parse().unwrap_or(LogId::ZERO);
-    let text = |name: &str| item.get::<String>(name);
-    let print = Fingerprint(text("f").and_then(|f| f.parse().ok()).unwrap_or(0));
-    let judged = text("i").zip(text("j")).and_then(|(job, raw)| Some((Id::parse(&job).ok()?, raw_name(&raw)?)));
-    let event = event(&text("c"), &text("e"), &text("k"), &text("d"), &text("a"));
-    Entry { id, print, event, judged }
-}
-
-type Text = Option<String>;
-
-fn event(channel: &Text, name: &Text, class: &Text, data: &Text, accepted: &Text) -> Option<Event> {
-    let (delivery, terminal) = delivery(class.as_deref()?)?;
-    let data = data.as_deref()?;
+fn event(text: &str, accepted_us: u64) -> Option<Event> {
+    let mut parts = text.splitn(4, ' ');
+    let (channel, name) = (parts.next()?, parts.next()?);
+    let ((delivery, terminal), data) = (delivery(parts.next()?)?, parts.next()?);
     // Somebody else may write into our stream: a line break here would be a line break in every browser's stream.
     if data.bytes().any(|b| b == b'\n' || b == b'\r') || !data.starts_with('{') {
         return None;
     }
     Some(Event {
-        channel: Channel::parse(channel.as_deref()?).ok()?,
-        name: EventName::parse_logged(name.as_deref()?).ok()?,
+        channel: Channel::parse(channel).ok()?,
+        name: EventName::parse_logged(name).ok()?,
         data: data.into(),
         delivery,
         terminal,
-        accepted_us: accepted.as_deref()?.parse().ok()?,
+        accepted_us,
     })
 }
 
-/// An ephemeral event on its channel: texts without spaces, then the data.
+/// An ephemeral event on its channel: when it was accepted, then the event.
 pub(super) fn ephemeral(event: &Event) -> String {
-    format!("{} {} {} {}", event.channel, event.name, event.accepted_us, event.data)
+    format!("{} {}", event.accepted_us, event_text(event))
 }
 
 pub(super) fn read_ephemeral(text: &str) -> Option<Event> {
-    let mut parts = text.splitn(4, ' ');
-    let owned = |part: Option<&str>| part.map(str::to_owned);
-    let (channel, name) = (owned(parts.next()), owned(parts.next()));
-    let (accepted, data) = (owned(parts.next()), owned(parts.next()));
-    event(&channel, &name, &Some("e".to_owned()), &data, &accepted)
+    let (accepted_us, text) = text.split_once(' ')?;
+    event(text, accepted_us.parse().ok()?).filter(|event| event.delivery == Delivery::Ephemeral)
 }
 
 /// What a mark says after its number.

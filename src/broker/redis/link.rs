@@ -123,6 +123,25 @@ impl Link {
         answer.map_err(|error| self.noticed(error, &used))
     }
 
+    /// A prepared `EVALSHA` of this script; a Redis that does not know the script is told it first.
+    pub(super) async fn call<T: FromRedisValue>(
+        &self,
+        script: &redis::Script,
+        call: &redis::Cmd,
+    ) -> Result<T, BrokerError> {
+        let used = self.connection()?;
+        let mut connection = used.0.clone();
+        let mut answer = call.query_async(&mut connection).await;
+        let unknown = redis::ErrorKind::Server(redis::ServerErrorKind::NoScript);
+        if matches!(&answer, Err(error) if error.kind() == unknown) {
+            answer = match script.load_async(&mut connection).await {
+                Ok(_) => call.query_async(&mut connection).await,
+                Err(error) => Err(error),
+            };
+        }
+        answer.map_err(|error| self.noticed(error, &used))
+    }
+
     fn connection(&self) -> Result<Arc<Shared>, BrokerError> {
         self.current.load_full().ok_or(BrokerError::Unavailable(None))
     }

@@ -10,10 +10,8 @@ end
 local entry = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])[1]
 if entry then
   local fields = entry[2]
-  for i = 1, #fields, 2 do
-    if fields[i] == 'f' then return fields[i + 1] == ARGV[3] and 'found' or 'gone' end
-  end
-  return 'gone'
+  local print = fields[1] == 'h' and string.match(fields[2], '^%d+')
+  return print == ARGV[3] and 'found' or 'gone'
 end
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 local head = last and last[1] or h[2] or '0-0'

@@ -1,5 +1,15 @@
--- Shared by append.lua and publish.lua: adds an entry and trims the log in the same step.
+-- Shared by append.lua and publish.lua: adds entries, and trims the log at the end of each call.
 -- The last entry that was trimmed is remembered, so that the cursor of a quiet stream stays provable.
+--
+-- Every string that Lua makes is hashed byte by byte, and every call of Redis has its price: together that is what an append
+-- costs. So texts are handed on as they came, and looked at only where something hangs on them.
+
+local call = redis.call
+
+-- 1 % more entries than the bound stand in the log before some go: looking for the last of them means reading them.
+local SLACK = 0.01
+-- Entries that one call removes at most. More than one call can add, so the bound holds.
+local TRIM_MAX = 1024
 
 local function newer(a, b) -- compares ids 'ms-seq'
   local am, as = string.match(a, '^(%d+)-(%d+)$')
@@ -8,51 +18,50 @@ local function newer(a, b) -- compares ids 'ms-seq'
   return am > bm or (am == bm and as > bs)
 end
 
-local function remember_trimmed(meta, entry)
-  local fields = entry[2]
-  for i = 1, #fields, 2 do
-    if fields[i] == 'f' then
-      redis.call('HSET', meta, 'trimmed', entry[1], 'trimmed_print', fields[i + 1])
-    end
-  end
+local function successor(id)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  return ms .. '-' .. string.format('%.0f', tonumber(seq) + 1)
 end
 
--- Entries older than retention_ms before `at` go. Looking for the last of them costs the same however many they are.
-local function trim_by_age(log, meta, at, retention_ms)
-  local floor = tonumber(string.match(at, '^(%d+)')) - retention_ms
+local function end_of_log(log)
+  local last = call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+  return last and last[1] or '0-0'
+end
+
+-- Adds {h: head, class: text} with an id above `after`.
+local function add(log, after, head, class, text)
+  local id = call('XADD', log, '*', 'h', head, class, text)
+  -- The ids of one stream only grow. A version that comes from the database may yet be ahead of this Redis's clock.
+  -- Digits before anything else: what is greater as a text and not shorter is greater as an id.
+  if (id > after and #id >= #after) or newer(id, after) then return id end
+  call('XDEL', log, id)
+  return call('XADD', log, successor(after), 'h', head, class, text)
+end
+
+local function remember_trimmed(meta, entry)
+  local print = entry[2][1] == 'h' and string.match(entry[2][2], '^%d+')
+  call('HSET', meta, 'trimmed', entry[1], 'trimmed_print', print or '0')
+  return entry[1]
+end
+
+-- Entries older than retention_ms before the newest go. Looking for the last of them costs the same however many they are.
+local function trim_by_age(log, meta, retention_ms)
+  local floor = tonumber(string.match(end_of_log(log), '^(%d+)')) - retention_ms
   if floor <= 0 then return end
-  local last = redis.call('XREVRANGE', log, '(' .. string.format('%.0f', floor) .. '-0', '-', 'COUNT', 1)[1]
+  local last = call('XREVRANGE', log, '(' .. string.format('%.0f', floor) .. '-0', '-', 'COUNT', 1)[1]
   if not last then return end
-  remember_trimmed(meta, last)
-  local ms, seq = string.match(last[1], '^(%d+)-(%d+)$')
-  redis.call('XTRIM', log, 'MINID', '=', ms .. '-' .. string.format('%.0f', tonumber(seq) + 1))
+  call('XTRIM', log, 'MINID', '=', successor(remember_trimmed(meta, last)))
 end
 
 local function trim_by_count(log, meta, entries_max)
-  local excess = math.min(redis.call('XLEN', log) - entries_max, 1000)
-  if excess <= 0 then return end
-  local old = redis.call('XRANGE', log, '-', '+', 'COUNT', excess)
-  remember_trimmed(meta, old[#old])
-  redis.call('XTRIM', log, 'MAXLEN', '=', redis.call('XLEN', log) - excess)
+  local excess = call('XLEN', log) - entries_max
+  if excess <= math.floor(entries_max * SLACK) then return end
+  local old = call('XRANGE', log, '-', '+', 'COUNT', math.min(excess, TRIM_MAX))
+  call('XTRIM', log, 'MINID', '=', successor(remember_trimmed(meta, old[#old])))
 end
 
--- limits: {retention_ms, entries_max, trim}; after: the new entry gets an id above this one.
-local function add(log, meta, limits, after, fields)
-  local id = '*'
-  if after and after ~= '0-0' then
-    local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
-    local now = redis.call('TIME')
-    local clock = string.format('%.0f-0', tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000))
-    if newer(after, clock) and (not last or newer(after, last[1])) then
-      local ms, seq = string.match(after, '^(%d+)-(%d+)$')
-      id = ms .. '-' .. string.format('%.0f', tonumber(seq) + 1)
-    end
-  end
-  local at = redis.call('XADD', log, id, unpack(fields))
-  if limits.trim then
-    trim_by_age(log, meta, at, limits.retention_ms)
-  end
-  trim_by_count(log, meta, limits.entries_max)
-  return at
+local function trim(log, meta, retention_ms, entries_max, by_age)
+  if by_age == '1' then trim_by_age(log, meta, tonumber(retention_ms)) end
+  trim_by_count(log, meta, tonumber(entries_max))
 end
 

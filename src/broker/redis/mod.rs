@@ -1,13 +1,14 @@
 //! The log in Redis: a stream that every node tails, and scripts that judge and append in one step.
 //!
 //! Keys, all below `{prefix}:` and for this module alone:
-//! `log` the stream · `log:meta` epoch and last trimmed entry · `job:{id}` a job's state · `u:{job}:{digest}` an `updateId` ·
+//! `log` the stream · `log:meta` epoch and last trimmed entry · `state:{id}` a job's state · `u:{job}:{digest}` an `updateId` ·
 //! `o:{name}` an append's name · `inbox` position in the durable inbox · `inbox:lease` who reads it · `marks` the mark counter.
 //! Channels: `{prefix}:marks`, `{prefix}:ephemeral`.
 
 mod codec;
 mod inbox;
 mod link;
+mod pack;
 mod raw;
 mod tail;
 
@@ -30,7 +31,6 @@ use crate::broker::Located;
 use crate::broker::Once;
 use crate::broker::Outputs;
 use crate::broker::Standing;
-use crate::clock;
 use crate::event::Cursor;
 use crate::event::Entry;
 use crate::event::Epoch;
@@ -38,17 +38,21 @@ use crate::event::Event;
 use crate::event::Fingerprint;
 use crate::event::Id;
 use crate::event::LogId;
-use crate::event::RawName;
 use crate::event::WindowLimits;
 use crate::jobs::TerminalStatuses;
 use crate::telemetry::Metrics;
+use codec::Reader;
 pub use inbox::InboxReader;
 use link::Link;
+use pack::Packed;
 
 /// How long an `updateId` or the name of an append is remembered.
 const ONCE_KEPT_MS: u64 = 600_000;
 /// How often this node trims the log by age, in milliseconds; any node's append may do it.
 const TRIM_EVERY_MS: u64 = 250;
+/// Updates and bytes of one call of the append script, which nothing else in Redis runs beside. One update always fits.
+const CALL_UPDATES_MAX: usize = 256;
+const CALL_BYTES_MAX: usize = 512 * 1024;
 /// A probe older than this means: not ready.
 const PROBE_AGE_MAX: Duration = Duration::from_secs(10);
 
@@ -195,23 +199,31 @@ impl RedisBroker {
         );
     }
 
-    pub(super) async fn append_job(&self, append: &JobAppend<'_>) -> Result<JobOutcome, BrokerError> {
+    pub(super) async fn append_jobs(&self, batch: &[JobAppend<'_>]) -> Result<Vec<JobOutcome>, BrokerError> {
         let shared = &self.shared;
-        let invocation = shared.append_invocation(append);
-        let answer: Vec<String> = shared.link.invoke(invocation).await?;
-        codec::job_outcome(&answer, self.epoch()).ok_or(BrokerError::Garbled)
+        let mut outcomes = Vec::with_capacity(batch.len());
+        let mut rest = batch;
+        while !rest.is_empty() {
+            let (call, prints) = shared.append_call(rest);
+            let answer: String = shared.link.call(&shared.scripts.append, &call).await?;
+            outcomes.extend(pack::outcomes(&answer, &prints, self.epoch()).ok_or(BrokerError::Garbled)?);
+            rest = rest.get(prints.len()..).unwrap_or_default();
+        }
+        Ok(outcomes)
     }
 
     pub(super) async fn append_event(&self, append: &EventAppend<'_>) -> Result<Cursor, BrokerError> {
         let shared = &self.shared;
         let event = append.event;
-        let mut invocation = shared.scripts.publish.prepare_invoke();
-        invocation.key(&shared.keys.log).key(&shared.keys.meta).key(shared.once_key(append.once));
-        shared.push_limits(&mut invocation, event.accepted_us);
-        invocation.arg(event.channel.as_str()).arg(event.name.as_str()).arg(codec::class(event)).arg(&*event.data);
-        invocation.arg(ONCE_KEPT_MS);
-        let answer: Vec<String> = shared.link.invoke(invocation).await?;
-        codec::cursor(answer.first(), answer.get(1), self.epoch()).ok_or(BrokerError::Garbled)
+        let mut call = redis::cmd("EVALSHA");
+        call.arg(shared.scripts.publish.get_hash()).arg(3);
+        call.arg(&shared.keys.log).arg(&shared.keys.meta).arg(shared.once_key(append.once));
+        shared.push_limits(&mut call);
+        let mut head = Packed::default();
+        head.head(Fingerprint::random(), event.accepted_us, None);
+        call.arg(head.as_bytes()).arg(codec::event_text(event));
+        let answer: String = shared.link.call(&shared.scripts.publish, &call).await?;
+        pack::cursor(&answer, self.epoch()).ok_or(BrokerError::Garbled)
     }
 
     pub(super) async fn publish_ephemeral(&self, event: &Event) -> Result<(), BrokerError> {
@@ -221,10 +233,10 @@ impl RedisBroker {
     }
 
     pub(super) async fn job(&self, id: &Id) -> Result<Option<KnownJob>, BrokerError> {
-        let mut command = redis::cmd("HMGET");
-        command.arg(self.shared.job_key(id)).arg(codec::JOB_FIELDS);
-        let fields: Vec<Option<String>> = self.shared.link.query(&command).await?;
-        Ok(codec::known_job(&fields))
+        let mut command = redis::cmd("GET");
+        command.arg(self.shared.job_key(id));
+        let state: Option<String> = self.shared.link.query(&command).await?;
+        Ok(state.and_then(|state| pack::read_state(&state)))
     }
 
     pub(super) async fn locate(&self, cursor: &Cursor) -> Result<Located, BrokerError> {
@@ -243,8 +255,8 @@ impl RedisBroker {
     pub(super) async fn read_after(&self, at: LogId, count: usize) -> Result<Vec<Entry>, BrokerError> {
         let mut command = redis::cmd("XRANGE");
         command.arg(&self.shared.keys.log).arg(format!("({at}")).arg("+").arg("COUNT").arg(count);
-        let reply: redis::streams::StreamRangeReply = self.shared.link.query(&command).await?;
-        Ok(reply.ids.iter().map(codec::entry).collect())
+        let answer: redis::Value = self.shared.link.query(&command).await?;
+        Ok(Reader::default().entries(&answer))
     }
 }
 
@@ -263,7 +275,7 @@ impl Shared {
     }
 
     fn job_key(&self, id: &Id) -> String {
-        format!("{}:job:{}", self.settings.prefix, id.as_str())
+        format!("{}:state:{}", self.settings.prefix, id.as_str())
     }
 
     fn once_key(&self, name: &str) -> String {
@@ -278,46 +290,59 @@ impl Shared {
         due && self.last_trim_ms.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    fn push_limits(&self, invocation: &mut redis::ScriptInvocation<'_>, accepted_us: u64) {
+    /// The first arguments of the scripts that append.
+    fn push_limits(&self, call: &mut redis::Cmd) {
         let retention_ms = u64::try_from(self.settings.retention.as_millis()).unwrap_or(u64::MAX);
-        invocation.arg(Fingerprint::random().0).arg(accepted_us).arg(retention_ms).arg(self.settings.entries_max);
-        invocation.arg(if self.trims() { "1" } else { "" });
+        call.arg(retention_ms)
+            .arg(self.settings.entries_max)
+            .arg(if self.trims() { "1" } else { "" })
+            .arg(ONCE_KEPT_MS);
     }
 
-    /// The call of `append.lua`; its header explains keys and arguments.
-    fn append_invocation(&self, append: &JobAppend<'_>) -> redis::ScriptInvocation<'_> {
-        let update = append.update;
-        let (once, raw, late, source) = self.once_arguments(append);
-        let update_key = update.update_id.as_ref().map(|id| format!("{}:u:{}:{id}", self.settings.prefix, update.job));
-        let mut call = self.scripts.append.prepare_invoke();
-        call.key(&self.keys.log).key(&self.keys.meta).key(self.job_key(&update.job));
-        call.key(update_key.as_deref().unwrap_or(&self.keys.log));
-        call.key(once.as_deref().unwrap_or(&self.keys.log)).key(&self.keys.inbox);
-        self.push_limits(&mut call, append.accepted_us);
-        call.arg(update.job.as_str()).arg(&update.status);
-        call.arg(if self.terminal.contains(&update.status) { "1" } else { "" });
-        for field in [&update.progress, &update.message, &update.error, &update.data] {
-            call.arg(codec::field(field));
-        }
-        let now = || format!("\"{}\"", clock::rfc3339(append.accepted_us));
-        call.arg(update.timestamp.clone().unwrap_or_else(now));
-        call.arg(codec::padded(update.attempt)).arg(codec::padded(update.seq));
-        let kept = |key: &Option<String>| key.as_ref().map_or(String::new(), |_| ONCE_KEPT_MS.to_string());
-        call.arg(kept(&update_key)).arg(kept(&once)).arg(raw).arg(late).arg(source).arg(&update.digest);
-        codec::push_seed(&mut call, append.seed);
-        call
-    }
-
-    fn once_arguments(&self, append: &JobAppend<'_>) -> (Option<String>, String, &'static str, String) {
-        let name = |raw: RawName| format!("{:020}-{:020}", raw.mark, raw.offset);
-        match &append.once {
-            Once::Named(once) => (Some(self.once_key(once)), String::new(), "", String::new()),
-            Once::Raw(raw) => (None, name(*raw), "", String::new()),
-            Once::LateRaw(raw) => {
-                let once = format!("late:{}:{}", append.update.job, name(*raw));
-                (Some(self.once_key(&once)), name(*raw), "1", String::new())
+    /// The call of `append.lua` for the first of these updates, as many as one call takes, and their fingerprints.
+    fn append_call(&self, batch: &[JobAppend<'_>]) -> (redis::Cmd, Vec<Fingerprint>) {
+        let (mut packed, mut ends, mut prints) = (Packed::default(), Vec::new(), Vec::new());
+        for append in batch.iter().take(CALL_UPDATES_MAX) {
+            let before = packed.as_bytes().len();
+            let print = packed.update(append, &self.terminal);
+            if !ends.is_empty() && packed.as_bytes().len() > CALL_BYTES_MAX {
+                packed.truncate(before);
+                break;
             }
-            Once::Source(id) => (None, String::new(), "", id.to_string()),
+            ends.push(packed.as_bytes().len());
+            prints.push(print);
         }
+        let batch = batch.get(..ends.len()).unwrap_or_default();
+        let named: Vec<String> = batch.iter().flat_map(|append| self.names(append)).collect();
+        let mut call = redis::cmd("EVALSHA");
+        call.arg(self.scripts.append.get_hash()).arg(3 + batch.len() + named.len());
+        call.arg(&self.keys.log).arg(&self.keys.meta).arg(&self.keys.inbox);
+        let mut key = format!("{}:state:", self.settings.prefix);
+        let stem = key.len();
+        for append in batch {
+            key.truncate(stem);
+            key.push_str(append.update.job.as_str());
+            call.arg(&key);
+        }
+        call.arg(named.as_slice());
+        self.push_limits(&mut call);
+        let mut from = 0;
+        for end in ends {
+            call.arg(packed.as_bytes().get(from..end).unwrap_or_default());
+            from = end;
+        }
+        (call, prints)
+    }
+
+    /// The keys that an update has beside its job's: of its `updateId`, and of the append's own name.
+    fn names(&self, append: &JobAppend<'_>) -> impl Iterator<Item = String> {
+        let job = &append.update.job;
+        let update = append.update.update_id.as_ref().map(|id| format!("{}:u:{job}:{id}", self.settings.prefix));
+        let name = match &append.once {
+            Once::Named(name) => Some(self.once_key(name)),
+            Once::LateRaw(raw) => Some(self.once_key(&format!("late:{job}:{:020}-{:020}", raw.mark, raw.offset))),
+            Once::Raw(_) | Once::Source(_) => None,
+        };
+        update.into_iter().chain(name)
     }
 }

@@ -4,18 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use redis::Value;
 use redis::aio::MultiplexedConnection;
-use redis::streams::StreamRangeReply;
-use redis::streams::StreamReadReply;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::BrokerError;
 use crate::broker::TailMessage;
 use crate::broker::redis::Shared;
-use crate::broker::redis::codec;
+use crate::broker::redis::codec::Reader;
 use crate::broker::redis::link::BLOCK;
 use crate::broker::redis::link::Backoff;
+use crate::broker::redis::pack;
 use crate::event::Cursor;
 use crate::event::Entry;
 use crate::event::Epoch;
@@ -63,10 +63,11 @@ async fn follow(
     let unavailable = |error| BrokerError::Unavailable(Some(error));
     let mut connection = shared.link.open(BLOCK * 3).await.map_err(unavailable)?;
     let mut checked = tokio::time::Instant::now();
+    let mut reader = Reader::default();
     let mut at = match *head {
         Some(cursor) if is_proven(shared, &mut connection, &cursor).await? => cursor,
         _ => {
-            let (cursor, opened) = open(shared, &mut connection).await?;
+            let (cursor, opened) = open(shared, &mut connection, &mut reader).await?;
             *head = Some(cursor);
             if tail.send(opened).await.is_err() {
                 return Ok(());
@@ -83,7 +84,7 @@ async fn follow(
             }
             checked = tokio::time::Instant::now();
         }
-        let entries = read(shared, &mut connection, at.at).await?;
+        let entries = read(shared, &mut connection, &mut reader, at.at).await?;
         shared.touch(&shared.tail_heard);
         backoff.reset();
         if let Some(last) = entries.last() {
@@ -104,30 +105,50 @@ async fn is_proven(shared: &Shared, connection: &mut MultiplexedConnection, at: 
     Ok(answer == "found")
 }
 
-async fn read(shared: &Shared, connection: &mut MultiplexedConnection, at: LogId) -> Result<Vec<Entry>, BrokerError> {
+async fn read(
+    shared: &Shared,
+    connection: &mut MultiplexedConnection,
+    reader: &mut Reader,
+    at: LogId,
+) -> Result<Vec<Entry>, BrokerError> {
     let mut command = redis::cmd("XREAD");
     command.arg("COUNT").arg(READ_COUNT).arg("BLOCK").arg(BLOCK.as_millis().to_string());
     command.arg("STREAMS").arg(&shared.keys.log).arg(at.to_string());
-    let reply: Option<StreamReadReply> =
-        command.query_async(connection).await.map_err(|e| BrokerError::Unavailable(Some(e)))?;
-    let keys = reply.map(|reply| reply.keys).unwrap_or_default();
-    let entries: Vec<Entry> = keys.iter().flat_map(|key| key.ids.iter()).map(codec::entry).collect();
+    let answer: Value = command.query_async(connection).await.map_err(|e| BrokerError::Unavailable(Some(e)))?;
+    let entries = of_stream(&answer).map(|entries| reader.entries(entries)).unwrap_or_default();
     // Somebody else writes into our stream: the place is kept, the entry says nothing.
     let foreign = entries.iter().filter(|entry| entry.event.is_none() && entry.judged.is_none());
     foreign.for_each(|_| shared.metrics.reject("log", "unreadable"));
     Ok(entries)
 }
 
+/// The entries in an answer to `XREAD` of one stream: `[[name, entries]]`, or a map with RESP3; nothing when none came.
+fn of_stream(answer: &Value) -> Option<&Value> {
+    match answer {
+        Value::Array(streams) => match streams.first()? {
+            Value::Array(stream) => stream.get(1),
+            _ => None,
+        },
+        Value::Map(streams) => streams.first().map(|(_, entries)| entries),
+        _ => None,
+    }
+}
+
 /// Reads which log this is and its newest part, as much as the window holds.
-async fn open(shared: &Shared, connection: &mut MultiplexedConnection) -> Result<(Cursor, TailMessage), BrokerError> {
+async fn open(
+    shared: &Shared,
+    connection: &mut MultiplexedConnection,
+    reader: &mut Reader,
+) -> Result<(Cursor, TailMessage), BrokerError> {
     let unavailable = |error| BrokerError::Unavailable(Some(error));
     let mut call = shared.scripts.open.prepare_invoke();
     call.key(&shared.keys.meta).arg(fastrand::u64(1..));
     let answer: Vec<String> = call.invoke_async(connection).await.map_err(unavailable)?;
     let epoch = Epoch(answer.first().and_then(|text| text.parse().ok()).ok_or(BrokerError::Garbled)?);
-    let trimmed = codec::cursor(answer.get(1), answer.get(2), epoch).ok_or(BrokerError::Garbled)?;
+    let trimmed = answer.get(1).zip(answer.get(2)).map(|(id, print)| format!("{id} {print}"));
+    let trimmed = trimmed.and_then(|text| pack::cursor(&text, epoch)).ok_or(BrokerError::Garbled)?;
     shared.epoch.store(epoch.0, Ordering::Release);
-    let (before, entries) = load(shared, connection, trimmed).await?;
+    let (before, entries) = load(shared, connection, reader, trimmed).await?;
     let last = entries.last().map_or(before, |entry| (entry.id, entry.print));
     let cursor = Cursor { epoch, at: last.0, print: last.1 };
     Ok((cursor, TailMessage::Opened { epoch, before, entries }))
@@ -139,6 +160,7 @@ type Position = (LogId, Fingerprint);
 async fn load(
     shared: &Shared,
     connection: &mut MultiplexedConnection,
+    reader: &mut Reader,
     trimmed: Cursor,
 ) -> Result<(Position, Vec<Arc<Entry>>), BrokerError> {
     let limits = shared.settings.window;
@@ -147,15 +169,14 @@ async fn load(
     loop {
         let mut command = redis::cmd("XREVRANGE");
         command.arg(&shared.keys.log).arg(&end).arg("-").arg("COUNT").arg(READ_COUNT);
-        let page: StreamRangeReply =
-            command.query_async(connection).await.map_err(|e| BrokerError::Unavailable(Some(e)))?;
-        let Some(oldest) = page.ids.last() else {
+        let page: Value = command.query_async(connection).await.map_err(|e| BrokerError::Unavailable(Some(e)))?;
+        let page = reader.entries(&page);
+        let Some(oldest) = page.last() else {
             newest_first.reverse();
             return Ok(((trimmed.at, trimmed.print), newest_first));
         };
         end = format!("({}", oldest.id);
-        for item in &page.ids {
-            let entry = codec::entry(item);
+        for entry in page {
             bytes += entry.weight();
             if newest_first.len() >= limits.entries_max || bytes > limits.bytes_max {
                 newest_first.reverse();

@@ -79,9 +79,11 @@ fn seed() -> impl Strategy<Value = Seed> {
     ]
 }
 
-fn operations() -> impl Strategy<Value = Vec<Operation>> {
-    let operation = (text(), once(), seed()).prop_map(|(text, once, seed)| Operation { text, once, seed });
-    proptest::collection::vec(operation, 1..60)
+fn operations() -> impl Strategy<Value = Vec<Vec<Operation>>> {
+    let operation = || (text(), once(), seed()).prop_map(|(text, once, seed)| Operation { text, once, seed });
+    let alone = proptest::collection::vec(operation(), 1..2);
+    let batch = proptest::collection::vec(operation(), 1..8);
+    proptest::collection::vec(prop_oneof![1 => alone, 1 => batch], 1..25)
 }
 
 /// Positions and fingerprints differ between two logs; which entry of its log they mean must not.
@@ -97,16 +99,23 @@ fn outcome_text(outcome: &JobOutcome, log: &[Arc<Entry>]) -> String {
     }
 }
 
-async fn apply(bench: &Bench, operation: &Operation) -> (bool, JobOutcome) {
-    let update = JobUpdate::parse(operation.text.as_bytes(), None).unwrap();
-    let mut append =
-        JobAppend { update: &update, once: operation.once.clone(), seed: None, accepted_us: 1_763_630_000_000_000 };
-    let outcome = bench.broker.append_job(&append).await.unwrap();
-    if outcome != JobOutcome::Unknown {
-        return (false, outcome);
+/// One batch; what is not judged is asked again with its seed, and in order.
+async fn apply(bench: &Bench, batch: &[Operation]) -> Vec<(bool, JobOutcome)> {
+    let parsed = |operation: &Operation| JobUpdate::parse(operation.text.as_bytes(), None).unwrap();
+    let updates: Vec<JobUpdate> = batch.iter().map(parsed).collect();
+    let append = |at: usize, seed| {
+        let once = batch[at].once.clone();
+        JobAppend { update: &updates[at], once, seed, accepted_us: 1_763_630_000_000_000 }
+    };
+    let first: Vec<JobAppend<'_>> = (0..batch.len()).map(|at| append(at, None)).collect();
+    let outcomes = bench.broker.append_jobs(&first).await.unwrap();
+    let mut seen: Vec<(bool, JobOutcome)> = outcomes.into_iter().map(|outcome| (false, outcome)).collect();
+    let waits: Vec<usize> = (0..seen.len()).filter(|at| seen[*at].1 == JobOutcome::Unknown).collect();
+    let again: Vec<JobAppend<'_>> = waits.iter().map(|at| append(*at, Some(&batch[*at].seed))).collect();
+    for (at, outcome) in waits.iter().zip(bench.broker.append_jobs(&again).await.unwrap()) {
+        seen[*at] = (true, outcome);
     }
-    append.seed = Some(&operation.seed);
-    (true, bench.broker.append_job(&append).await.unwrap())
+    seen
 }
 
 /// An entry without what two logs can't share.
@@ -114,10 +123,10 @@ fn entry_text(entry: &Entry) -> String {
     format!("{:?} {:?}", entry.event, entry.judged)
 }
 
-async fn observe(bench: &Bench, operations: &[Operation]) -> Vec<String> {
+async fn observe(bench: &Bench, operations: &[Vec<Operation>]) -> Vec<String> {
     let mut outcomes = Vec::new();
-    for operation in operations {
-        outcomes.push(apply(bench, operation).await);
+    for batch in operations {
+        outcomes.extend(apply(bench, batch).await);
     }
     let named = |outcome: &JobOutcome| match outcome {
         JobOutcome::Applied(cursor) => Some(cursor.at),

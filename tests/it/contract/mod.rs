@@ -1,6 +1,7 @@
 //! The same scenarios over every implementation of a seam.
 
 mod broker;
+mod broker_batch;
 mod broker_twins;
 pub(crate) mod store;
 mod store_postgres;
