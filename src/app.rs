@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::Authenticator;
 use crate::auth::Authorizer;
+use crate::auth::Directory;
 use crate::auth::TokenVerifier;
 use crate::broker::Broker;
 use crate::broker::BrokerError;
@@ -141,11 +142,12 @@ impl App {
         };
         let members = Members::new(broker.redis().map_or(1, RedisBroker::node));
         start_line(&config, &hub, &ingest, &members, &tasks, &stop);
+        let users = Arc::new(Directory::new(store.clone(), &config));
         let sessions = Arc::new(Sessions {
             hub,
             broker,
             store: store.clone(),
-            authorizer: Arc::new(Authorizer::new(store.clone(), &config, &metrics)),
+            authorizer: Arc::new(Authorizer::new(store, Arc::clone(&users), &config, &metrics)),
             metrics: metrics.clone(),
             terminal,
             outbox,
@@ -153,7 +155,7 @@ impl App {
             known: Cache::new(KNOWN_STATES_MAX, config.log_retention),
             heartbeat_ms: u64::try_from(config.heartbeat_interval.as_millis()).unwrap_or(u64::MAX),
         });
-        let authenticator = Authenticator::new(verifier, store, &config, &metrics);
+        let authenticator = Authenticator::new(verifier, users, &config, &metrics);
         let shared = Arc::new(http::Shared {
             sessions,
             ingest,

@@ -54,7 +54,7 @@ impl<K: Eq + Hash, V: Clone> Cache<K, V> {
 
     /// Entries held.
     #[cfg(test)]
-    pub fn len(&self) -> usize {
+    pub fn entries(&self) -> usize {
         let generations = self.generations.lock();
         generations.young.len() + generations.old.len()
     }

@@ -16,7 +16,6 @@ use crate::auth::credentials::Chosen;
 use crate::auth::directory::Directory;
 use crate::config::Config;
 use crate::config::Secret;
-use crate::store::Store;
 use crate::store::User;
 use crate::telemetry::Metrics;
 
@@ -86,7 +85,7 @@ impl Principal {
 #[derive(Debug)]
 pub struct Authenticator {
     verifier: TokenVerifier,
-    directory: Directory,
+    directory: Arc<Directory>,
     api_keys: Vec<[u8; 32]>,
     config: Config,
     metrics: Metrics,
@@ -95,9 +94,8 @@ pub struct Authenticator {
 impl Authenticator {
     /// Puts the parts together.
     #[must_use]
-    pub fn new(verifier: TokenVerifier, store: Store, config: &Config, metrics: &Metrics) -> Self {
+    pub fn new(verifier: TokenVerifier, directory: Arc<Directory>, config: &Config, metrics: &Metrics) -> Self {
         let api_keys = config.api_keys.iter().map(|key: &Secret| digest(key.expose())).collect();
-        let directory = Directory::new(store, config);
         Self { verifier, directory, api_keys, config: config.clone(), metrics: metrics.clone() }
     }
 
@@ -123,15 +121,9 @@ impl Authenticator {
         self.count(result)
     }
 
-    /// Keeps the key set fresh, and forgets users that nobody asks for. Never returns; run it beside the server.
+    /// Keeps the key set fresh. Never returns; run it beside the server.
     pub async fn maintain(&self) {
-        let prune = async {
-            loop {
-                tokio::time::sleep(self.config.grant_stale_max).await;
-                self.directory.prune();
-            }
-        };
-        futures_util::future::join(self.verifier.maintain(), prune).await;
+        self.verifier.maintain().await;
     }
 
     fn count<T>(&self, result: Result<T, AuthFailure>) -> Result<T, AuthFailure> {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -80,12 +81,8 @@ pub enum Verdict {
     Unavailable,
 }
 
-/// What the database is asked about a user.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Resource {
-    Job(Id),
-    Document(Id),
-}
+/// What the database is asked about a user: a job or a document, by its channel, whose text the streams have anyway.
+type Resource = Channel;
 
 /// What it said. A job's owner has `Some(Owner)`.
 #[derive(Debug, Clone, Copy)]
@@ -108,7 +105,7 @@ enum Answer {
 #[derive(Debug)]
 pub struct Authorizer {
     store: Store,
-    users: Directory,
+    users: Arc<Directory>,
     answers: Cache<(Id, Resource), Remembered>,
     max_age: Duration,
     stale_max: Duration,
@@ -118,9 +115,9 @@ pub struct Authorizer {
 impl Authorizer {
     /// With the ages of the settings.
     #[must_use]
-    pub fn new(store: Store, config: &Config, metrics: &Metrics) -> Self {
+    pub fn new(store: Store, users: Arc<Directory>, config: &Config, metrics: &Metrics) -> Self {
         Self {
-            users: Directory::new(store.clone(), config),
+            users,
             answers: Cache::new(ANSWERS_MAX, config.grant_stale_max),
             max_age: config.grant_max_age,
             stale_max: config.grant_stale_max,
@@ -145,7 +142,7 @@ impl Authorizer {
     /// # Errors
     /// The database is away and nothing fresh is remembered.
     pub async fn role(&self, principal: &Principal, document: &Id) -> Result<Option<Role>, StoreError> {
-        let key = (principal.user.id.clone(), Resource::Document(document.clone()));
+        let key = (principal.user.id.clone(), Channel::of(Kind::Docs, document));
         let asked = Instant::now();
         if let Some(fresh) = self.answers.get(&key).filter(|known| asked < known.fresh_until) {
             return Ok(fresh.role);
@@ -193,10 +190,8 @@ impl Authorizer {
                     self.count("cache", 1);
                     answers.insert(resource, Answer::Known { role: known.role, until: known.fresh_until });
                 }
-                None => match resource {
-                    Resource::Job(id) => jobs.push(id),
-                    Resource::Document(id) => documents.push(id),
-                },
+                None if resource.kind() == Kind::Jobs => jobs.push(resource),
+                None => documents.push(resource),
             }
         }
         let (jobs, documents) =
@@ -206,43 +201,44 @@ impl Authorizer {
         answers
     }
 
-    async fn ask_jobs(&self, user: &Id, ids: Vec<Id>) -> Vec<(Resource, Answer)> {
-        if ids.is_empty() {
+    async fn ask_jobs(&self, user: &Id, jobs: Vec<Resource>) -> Vec<(Resource, Answer)> {
+        if jobs.is_empty() {
             return Vec::new();
         }
         let asked = Instant::now();
+        let ids = ids(&jobs);
         let owners = self.store.job_owners(&ids).await;
         let role =
             |id: &Id, owners: &HashMap<Id, Id>| owners.get(id).filter(|owner| *owner == user).map(|_| Role::Owner);
-        self.learn(user, ids, asked, Resource::Job, &owners.as_ref().map(|owners| |id: &Id| role(id, owners)))
+        self.learn(user, jobs, ids, asked, &owners.as_ref().map(|owners| |id: &Id| role(id, owners)))
     }
 
-    async fn ask_documents(&self, user: &Id, ids: Vec<Id>) -> Vec<(Resource, Answer)> {
-        if ids.is_empty() {
+    async fn ask_documents(&self, user: &Id, documents: Vec<Resource>) -> Vec<(Resource, Answer)> {
+        if documents.is_empty() {
             return Vec::new();
         }
         let asked = Instant::now();
+        let ids = ids(&documents);
         let pairs: Vec<(Id, Id)> = ids.iter().map(|id| (user.clone(), id.clone())).collect();
         let roles = self.store.document_roles(&pairs).await;
         let role = |id: &Id, roles: &HashMap<(Id, Id), Role>| roles.get(&(user.clone(), id.clone())).copied();
-        self.learn(user, ids, asked, Resource::Document, &roles.as_ref().map(|roles| |id: &Id| role(id, roles)))
+        self.learn(user, documents, ids, asked, &roles.as_ref().map(|roles| |id: &Id| role(id, roles)))
     }
 
     /// Remembers what the database said; when it said nothing, falls back on a yes that is not too old.
     fn learn(
         &self,
         user: &Id,
+        resources: Vec<Resource>,
         ids: Vec<Id>,
         asked: Instant,
-        resource: fn(Id) -> Resource,
         said: &Result<impl Fn(&Id) -> Option<Role>, &StoreError>,
     ) -> Vec<(Resource, Answer)> {
         if let Err(error) = said {
             tracing::warn!(cause = %error, "permissions can't be asked");
         }
-        let answer = |id: Id| {
+        let answer = |(resource, id): (Resource, Id)| {
             let role = said.as_ref().ok().map(|role| role(&id));
-            let resource = resource(id);
             let key = (user.clone(), resource.clone());
             let answer = match role {
                 Some(role) => Answer::Known { role, until: self.remember(key, role, asked) },
@@ -250,7 +246,7 @@ impl Authorizer {
             };
             (resource, answer)
         };
-        ids.into_iter().map(answer).collect()
+        resources.into_iter().zip(ids).map(answer).collect()
     }
 
     fn remember(&self, key: (Id, Resource), role: Option<Role>, asked: Instant) -> Instant {
@@ -280,12 +276,16 @@ impl Authorizer {
 
 /// What has to be asked for a channel; the user's own needs no question.
 fn resource(channel: &Channel) -> Option<Resource> {
-    let id = Id::parse(channel.id()).ok()?;
     match channel.kind() {
-        Kind::Jobs => Some(Resource::Job(id)),
-        Kind::Docs | Kind::Presence => Some(Resource::Document(id)),
+        Kind::Jobs | Kind::Docs => Some(channel.clone()),
+        Kind::Presence => Id::parse(channel.id()).ok().map(|id| Channel::of(Kind::Docs, &id)),
         Kind::User => None,
     }
+}
+
+/// The ids in channels that have one each, as all of ours do.
+fn ids(resources: &[Resource]) -> Vec<Id> {
+    resources.iter().filter_map(|resource| Id::parse(resource.id()).ok()).collect()
 }
 
 fn verdict(principal: &Principal, channel: &Channel, own: Answer, answers: &HashMap<Resource, Answer>) -> Verdict {

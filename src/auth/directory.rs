@@ -17,8 +17,9 @@ use crate::store::User;
 const FRESH_NOBODY: Duration = Duration::from_secs(2);
 const USERS_MAX: usize = 65_536;
 
+/// The users, for authenticator and authorizer.
 #[derive(Debug)]
-pub(super) struct Directory {
+pub struct Directory {
     store: Store,
     known: Cache<Id, Found>,
     max_age: Duration,
@@ -37,7 +38,9 @@ pub(super) struct Found {
 }
 
 impl Directory {
-    pub(super) fn new(store: Store, config: &Config) -> Self {
+    /// With the ages of the settings.
+    #[must_use]
+    pub fn new(store: Store, config: &Config) -> Self {
         let known = Cache::new(USERS_MAX, config.grant_stale_max);
         Self { store, known, max_age: config.grant_max_age, stale_max: config.grant_stale_max }
     }

@@ -28,6 +28,7 @@ pub use authorizer::Verdict;
 pub use claims::Claims;
 pub use claims::Scopes;
 pub use credentials::Credentials;
+pub use directory::Directory;
 pub use failure::AuthFailure;
 pub use failure::AuthSetupError;
 pub use token::TokenVerifier;

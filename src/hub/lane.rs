@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::event::Channel;
 use crate::event::Cursor;
@@ -20,16 +19,16 @@ use crate::hub::CloseReason;
 use crate::hub::ConnectionId;
 use crate::hub::Frame;
 use crate::hub::LaneSettings;
-use crate::hub::Outbox;
 use crate::hub::Pending;
 use crate::hub::Register;
 use crate::hub::Window;
 use crate::hub::batch::Batch;
+use crate::hub::connection::Connection;
+use crate::hub::connection::Outlet;
 use crate::hub::counts::Counts;
 use crate::hub::message::LaneMessage;
 use crate::hub::registry::Registry;
 use crate::hub::timers::Timers;
-use crate::hub::wire::Keeper;
 use crate::hub::wire::Key;
 use crate::hub::wire::Port;
 use crate::hub::wire::Refused;
@@ -40,19 +39,6 @@ use crate::telemetry::Metrics;
 
 /// Entries that may be missing when a stream registers; more are caught up first.
 const JOIN_ENTRIES_MAX: usize = 64;
-
-pub(super) struct Connection<P: Port> {
-    id: ConnectionId,
-    pub(super) outlet: Outlet<P>,
-    until_done: Pending,
-    /// It was told its end and has yet to read it.
-    ending: Option<CloseReason>,
-}
-
-pub(super) enum Outlet<P: Port> {
-    Socket(Writer<P::Socket>, Option<Box<dyn Keeper<P::Handle>>>),
-    Queue { outbox: Arc<Outbox>, kill: CancellationToken },
-}
 
 pub(super) struct Lane<P: Port> {
     pub(super) settings: LaneSettings,
@@ -374,6 +360,14 @@ impl<P: Port> Lane<P> {
             self.timers.left();
         }
         Some(connection)
+    }
+
+    /// Gives memory back that a crowd left behind.
+    pub(super) fn shrink(&mut self) {
+        self.registry.shrink();
+        if self.by_id.len() * 4 < self.by_id.capacity() {
+            self.by_id.shrink_to_fit();
+        }
     }
 
     /// Ends everything, as far as that can be done without waiting.

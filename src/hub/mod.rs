@@ -4,6 +4,7 @@
 
 mod batch;
 mod close;
+mod connection;
 mod counts;
 mod frame;
 mod lane;

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use crate::clock;
 use crate::hub::CloseReason;
 use crate::hub::Frame;
+use crate::hub::connection::Outlet;
 use crate::hub::lane::Lane;
-use crate::hub::lane::Outlet;
 use crate::hub::wire::Key;
 use crate::hub::wire::Port;
 
@@ -75,7 +75,7 @@ impl<P: Port> Lane<P> {
         self.cut_unread();
         self.drain_due();
         self.heartbeat();
-        self.registry.shrink();
+        self.shrink();
     }
 
     fn expire(&mut self) {

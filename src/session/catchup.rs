@@ -1,6 +1,7 @@
 //! The current states of jobs: from the window, from the broker, from the database, in this order.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -29,7 +30,7 @@ const ROW_AGE_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct Known {
     /// `None`: neither log nor database know a state.
-    current: Option<Current>,
+    current: Option<Arc<Current>>,
     /// The beginning of the log, and the position in it, at which that was so.
     generation: u64,
     as_of: LogId,
@@ -84,7 +85,7 @@ impl Sessions {
         self.ask_broker(newer, &mut asked).await?;
         let now = Instant::now();
         for channel in elsewhere {
-            let current = asked.get(&channel).cloned();
+            let current = asked.get(&channel).cloned().map(Arc::new);
             self.known.insert(channel, Known { current, generation, as_of, asked: now });
         }
         states.extend(asked);
@@ -99,7 +100,7 @@ impl Sessions {
         let untouched = known.generation == generation && floor <= known.as_of;
         // Rows are changed by others as well, and are then not in the log.
         let from_log = known.current.as_ref().is_some_and(|current| current.in_log);
-        (untouched && (from_log || known.asked.elapsed() < ROW_AGE_MAX)).then_some(known.current)
+        (untouched && (from_log || known.asked.elapsed() < ROW_AGE_MAX)).then(|| known.current.as_deref().cloned())
     }
 
     pub(super) fn in_window(&self, channel: &Channel, upto: LogId) -> Option<Current> {

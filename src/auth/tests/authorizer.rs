@@ -1,8 +1,10 @@
 //! B-21: who may see what; how long an answer is remembered; what holds while the database is away.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::auth::Authorizer;
+use crate::auth::Directory;
 use crate::auth::Principal;
 use crate::auth::Verdict;
 use crate::cache::Cache;
@@ -46,7 +48,8 @@ impl Bench {
     }
 
     fn authorizer(&self) -> Authorizer {
-        Authorizer::new(self.store.clone(), &self.config, &self.metrics)
+        let users = Arc::new(Directory::new(self.store.clone(), &self.config));
+        Authorizer::new(self.store.clone(), users, &self.config, &self.metrics)
     }
 
     fn queries(&self) -> u64 {
@@ -159,12 +162,12 @@ async fn memory_is_bounded_and_shrinks() {
     let cache: Cache<u32, u32> = Cache::new(1000, Duration::from_millis(60));
     for n in 0..100_000 {
         cache.insert(n, n);
-        assert!(cache.len() <= 1000);
+        assert!(cache.entries() <= 1000);
     }
     assert_eq!(cache.get(&99_999), Some(99_999));
     for _ in 0..2 {
         tokio::time::sleep(Duration::from_millis(61)).await;
         cache.prune();
     }
-    assert_eq!((cache.get(&99_999), cache.len()), (None, 0));
+    assert_eq!((cache.get(&99_999), cache.entries()), (None, 0));
 }

@@ -1,5 +1,7 @@
 //! B-16, B-17, B-19, B-76, B-77: where a credential stands, and what several of them mean. And who that is then.
 
+use std::sync::Arc;
+
 use axum::http::HeaderMap;
 use axum::http::HeaderName;
 use axum::http::HeaderValue;
@@ -10,6 +12,7 @@ use crate::auth::AuthFailure;
 use crate::auth::Authenticator;
 use crate::auth::Caller;
 use crate::auth::Credentials;
+use crate::auth::Directory;
 use crate::auth::TokenVerifier;
 use crate::config::Config;
 use crate::config::Secret;
@@ -36,7 +39,12 @@ impl Door {
         change(&mut config);
         let bench = Bench::new(config.clone()).await;
         let verifier = TokenVerifier::new(&config).unwrap();
-        let authenticator = Authenticator::new(verifier, bench.store.clone(), &config, &Metrics::new());
+        let authenticator = Authenticator::new(
+            verifier,
+            Arc::new(Directory::new(bench.store.clone(), &config)),
+            &config,
+            &Metrics::new(),
+        );
         Self { authenticator, _bench: bench }
     }
 

@@ -1,0 +1,27 @@
+//! A live stream as its lane keeps it. There are tens of thousands: what can be shared or computed does not belong here.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::hub::CloseReason;
+use crate::hub::ConnectionId;
+use crate::hub::Outbox;
+use crate::hub::Pending;
+use crate::hub::wire::Keeper;
+use crate::hub::wire::Port;
+use crate::hub::writer::Writer;
+
+pub(super) struct Connection<P: Port> {
+    pub(super) id: ConnectionId,
+    pub(super) outlet: Outlet<P>,
+    /// With `until=done`: the jobs that have not ended.
+    pub(super) until_done: Pending,
+    /// It was told its end and has yet to read it.
+    pub(super) ending: Option<CloseReason>,
+}
+
+pub(super) enum Outlet<P: Port> {
+    Socket(Writer<P::Socket>, Option<Box<dyn Keeper<P::Handle>>>),
+    Queue { outbox: Arc<Outbox>, kill: CancellationToken },
+}
