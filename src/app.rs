@@ -48,6 +48,8 @@ use crate::telemetry::Metrics;
 
 /// Messages that may wait between the parts of the line.
 const WAITING_MAX: usize = 1024;
+/// Groups of raw messages that may wait for the ingest.
+const GROUPS_MAX: usize = 16;
 /// Connections beyond the streams: requests, probes, and room to answer that there is no room.
 const SPARE_CONNECTIONS: usize = 1000;
 /// Streams that ask the log or the database about the past at once.
@@ -285,7 +287,7 @@ fn start_line(
     stop: &CancellationToken,
 ) {
     let (tail, tail_messages) = mpsc::channel(WAITING_MAX);
-    let (raw, raw_messages) = mpsc::channel(WAITING_MAX);
+    let (raw, raw_messages) = mpsc::channel(GROUPS_MAX);
     let (judged, judgements) = mpsc::channel(WAITING_MAX);
     let broker = ingest.broker.clone();
     let outputs = Outputs { tail, raw };
