@@ -210,7 +210,8 @@ impl RawQueue {
     fn hold(&mut self, name: RawName, update: Arc<JobUpdate>, accepted_us: u64, weight: usize, now: Instant) {
         self.held += 1;
         self.bytes += weight;
-        let queue = self.jobs.entry(update.job.clone()).or_default();
+        let new = || JobQueue { items: VecDeque::with_capacity(1), ..JobQueue::default() };
+        let queue = self.jobs.entry(update.job.clone()).or_insert_with(new);
         // What can't be listed is found by the next look.
         if self.caught_up && self.ready.len() < HELD_MAX && !queue.under_way && !queue.listed {
             queue.listed = true;
@@ -252,7 +253,7 @@ impl RawQueue {
 
     /// The next batch of what is this node's turn: of each job in order; it is under way until `done`.
     pub(super) fn next_batch(&mut self, owns: impl Fn(&Id) -> bool, now: Instant) -> Vec<Held> {
-        let (mut batch, mut bytes) = (Vec::new(), 0);
+        let (mut batch, mut bytes) = (Vec::with_capacity(self.ready.len().min(BATCH_UPDATES_MAX)), 0);
         while self.caught_up && batch.len() < BATCH_UPDATES_MAX && bytes < BATCH_BYTES_MAX {
             let Some(job) = self.ready.pop_front() else { break };
             if let Some(queue) = self.jobs.get_mut(&job) {

@@ -40,6 +40,10 @@ impl Packed {
         self.bytes.truncate(bytes);
     }
 
+    pub(super) fn shrink(&mut self, bytes: usize) {
+        self.bytes.shrink_to(bytes);
+    }
+
     /// A part. A control character can only be a blank between two tokens of somebody else's JSON: it becomes one.
     fn part(&mut self, text: &str) {
         let from = self.bytes.len();

@@ -34,7 +34,7 @@ const MARK_LOST_AFTER: Duration = Duration::from_secs(3);
 const WAITING_MAX: usize = 65_536;
 const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Messages that are handed on together.
-const GROUP_MAX: usize = 512;
+const GROUP_MAX: usize = 256;
 
 /// Listens until `stop`.
 pub(super) async fn run(
