@@ -50,6 +50,10 @@ use crate::telemetry::Metrics;
 
 /// Messages that may wait between the parts of the line.
 const WAITING_MAX: usize = 1024;
+/// Groups of raw messages that may wait for the ingest: few, for each may be 16 MiB.
+const GROUPS_MAX: usize = 2;
+/// Reads of the log in Redis that may wait, up to a thousand entries each.
+const READS_MAX: usize = 16;
 /// Connections beyond the streams: requests, probes, and room to answer that there is no room.
 const SPARE_CONNECTIONS: usize = 1000;
 /// Streams that ask the log or the database about the past at once.
@@ -309,9 +313,11 @@ fn start_line(
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) {
-    let (tail, tail_messages) = mpsc::channel(WAITING_MAX);
-    let (raw, raw_messages) = mpsc::channel(WAITING_MAX);
-    let (judged, judgements) = mpsc::channel(WAITING_MAX);
+    // In this process each append is a message of its own.
+    let reads_max = ingest.broker.redis().map_or(WAITING_MAX, |_| READS_MAX);
+    let (tail, tail_messages) = mpsc::channel(reads_max);
+    let (raw, raw_messages) = mpsc::channel(GROUPS_MAX);
+    let (judged, judgements) = mpsc::channel(READS_MAX);
     let broker = ingest.broker.clone();
     let outputs = Outputs { tail, raw };
     let stopping = stop.clone();

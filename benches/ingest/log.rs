@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use std::time::Instant;
 
 use futures_util::StreamExt as _;
 use tidings::broker::Broker;
@@ -25,7 +24,9 @@ use tidings::jobs::JobUpdate;
 use tidings::jobs::TerminalStatuses;
 use tidings::telemetry::Metrics;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::machine::Redis;
 use crate::machine::cpu_s;
@@ -48,12 +49,12 @@ pub(crate) async fn run(jobs: u64, count: u64, batch: usize) {
     let broker = Broker::Redis(RedisBroker::new(settings, terminal, Metrics::new()).expect("a URL"));
     let (tail, mut messages) = mpsc::channel(64);
     let (raw, _silent) = mpsc::channel(64);
-    let stop = CancellationToken::new();
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let (running, stopping) = (broker.clone(), stop.clone());
-    let runs = tokio::task::spawn(async move { running.run(Outputs { tail, raw }, stopping).await });
+    tasks.spawn(async move { running.run(Outputs { tail, raw }, stopping).await });
     let seen = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&seen);
-    let reads = tokio::task::spawn(async move {
+    tasks.spawn(async move {
         while let Some(message) = messages.recv().await {
             if let TailMessage::Entries(entries) = message {
                 counted.fetch_add(entries.len() as u64, Ordering::Relaxed);
@@ -83,7 +84,8 @@ pub(crate) async fn run(jobs: u64, count: u64, batch: usize) {
         mine * 1e6 / total,
     );
     stop.cancel();
-    drop((runs.await, reads.await));
+    tasks.close();
+    tasks.wait().await;
 }
 
 async fn append(broker: &Broker, updates: &[JobUpdate], jobs: u64, size: usize) {

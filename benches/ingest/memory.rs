@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use std::time::Instant;
 
 use parking_lot::Mutex;
 use tidings::broker::Broker;
@@ -22,7 +21,9 @@ use tidings::event::WindowLimits;
 use tidings::jobs::JobUpdate;
 use tidings::jobs::TerminalStatuses;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::machine::cpu_s;
 use crate::machine::update;
@@ -31,13 +32,13 @@ pub(crate) async fn run(jobs: u64, count: u64) {
     let broker = Broker::Memory(MemoryBroker::new(TerminalStatuses::new(BTreeSet::from(["completed".to_owned()]))));
     let (tail, mut messages) = mpsc::channel(1024);
     let (raw, _silent) = mpsc::channel(1);
-    let stop = CancellationToken::new();
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let (running, stopping) = (broker.clone(), stop.clone());
-    let runs = tokio::task::spawn(async move { running.run(Outputs { tail, raw }, stopping).await });
+    tasks.spawn(async move { running.run(Outputs { tail, raw }, stopping).await });
     let limits = WindowLimits { entries_max: 200_000, bytes_max: 1 << 28 };
     let log = Arc::new(Mutex::new(EventLog::new(Epoch(1), (LogId::ZERO, Fingerprint(0)), limits)));
     let window = Arc::clone(&log);
-    let reads = tokio::task::spawn(async move {
+    tasks.spawn(async move {
         while let Some(message) = messages.recv().await {
             if let TailMessage::Entries(entries) = message {
                 let mut log = window.lock();
@@ -67,5 +68,6 @@ pub(crate) async fn run(jobs: u64, count: u64) {
         count as f64 / started.elapsed().as_secs_f64(),
     );
     stop.cancel();
-    drop((runs.await, reads.await));
+    tasks.close();
+    tasks.wait().await;
 }

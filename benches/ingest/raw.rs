@@ -3,7 +3,8 @@
 use std::process::Command;
 use std::process::Stdio;
 use std::time::Duration;
-use std::time::Instant;
+
+use tokio::time::Instant;
 
 use crate::machine::Redis;
 use crate::machine::cpu_s;

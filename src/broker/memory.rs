@@ -1,6 +1,5 @@
 //! The log of one process: the same contract as Redis, kept under one lock.
 
-use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::collections::HashSet;
 use std::collections::VecDeque;
@@ -58,7 +57,8 @@ pub struct MemoryBroker {
 struct Inner {
     last: LogId,
     jobs: HashMap<Id, Job>,
-    by_age: BTreeSet<(LogId, Id)>,
+    /// Changes of jobs, oldest first; only the newest of a job still says something.
+    by_age: VecDeque<(LogId, Id)>,
     once: Remembered,
     source: LogId,
     tail: Option<mpsc::Sender<TailMessage>>,
@@ -122,7 +122,7 @@ impl MemoryBroker {
         let inner = Inner {
             last: LogId::ZERO,
             jobs: HashMap::new(),
-            by_age: BTreeSet::new(),
+            by_age: VecDeque::new(),
             once: Remembered::default(),
             source: LogId::ZERO,
             tail: None,
@@ -273,7 +273,10 @@ impl Inner {
         if repeated {
             return Judgement::Rejected(Reject::Duplicate);
         }
-        let now = format!("\"{}\"", clock::rfc3339(append.accepted_us));
+        let now = match update.timestamp {
+            Some(_) => String::new(),
+            None => format!("\"{}\"", clock::rfc3339(append.accepted_us)),
+        };
         judge(job.state.as_ref(), update, terminal, &now)
     }
 
@@ -309,17 +312,21 @@ impl Inner {
     }
 
     fn keep(&mut self, id: Id, job: Job) {
-        self.by_age.insert((job.version, id.clone()));
         let version = job.version;
-        if let Some(before) = self.jobs.insert(id.clone(), job)
-            && before.version != version
-        {
-            self.by_age.remove(&(before.version, id));
+        let before = self.jobs.insert(id.clone(), job);
+        if before.is_none_or(|before| before.version != version) {
+            self.by_age.push_back((version, id));
         }
-        if self.jobs.len() > JOBS_MAX
-            && let Some((_, oldest)) = self.by_age.pop_first()
-        {
-            self.jobs.remove(&oldest);
+        let jobs = &mut self.jobs;
+        let is_newest = |(version, id): &(LogId, Id)| jobs.get(id).is_some_and(|job| job.version == *version);
+        if self.by_age.len() > 2 * jobs.len() + JOBS_MAX / 10 {
+            self.by_age.retain(is_newest);
+        }
+        while jobs.len() > JOBS_MAX {
+            let Some((version, oldest)) = self.by_age.pop_front() else { break };
+            if jobs.get(&oldest).is_some_and(|job| job.version == version) {
+                jobs.remove(&oldest);
+            }
         }
     }
 

@@ -37,8 +37,9 @@ use crate::event::LogId;
 pub struct Outputs {
     /// The log, in order.
     pub tail: mpsc::Sender<TailMessage>,
-    /// What workers publish, in the order in which Redis sent it. Silent for the in-process broker.
-    pub raw: mpsc::Sender<RawMessage>,
+    /// What workers publish, in the order in which Redis sent it, in groups of what came together. Silent for the in-process
+    /// broker.
+    pub raw: mpsc::Sender<Vec<RawMessage>>,
 }
 
 /// The log of this process or of a cluster. Cheap to clone.

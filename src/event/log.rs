@@ -44,9 +44,87 @@ pub struct EventLog {
     entries: VecDeque<Arc<Entry>>,
     /// Number of the first entry held; entries are numbered from the beginning of the window's life.
     first: u64,
-    by_channel: HashMap<Channel, VecDeque<u64>>,
+    by_channel: HashMap<Channel, Numbers>,
     bytes: usize,
     limits: WindowLimits,
+}
+
+/// Numbers of a channel's entries, in order. Most channels are quiet: a few need no memory of their own.
+#[derive(Debug)]
+enum Numbers {
+    Few(usize, [u64; Self::FEW]),
+    Many(VecDeque<u64>),
+}
+
+impl Default for Numbers {
+    fn default() -> Self {
+        Self::Few(0, [0; Self::FEW])
+    }
+}
+
+impl Numbers {
+    const FEW: usize = 3;
+
+    fn push(&mut self, number: u64) {
+        match self {
+            Self::Few(count, few) => match few.get_mut(*count) {
+                Some(slot) => (*slot, *count) = (number, *count + 1),
+                None => *self = Self::Many(few.iter().copied().chain([number]).collect()),
+            },
+            Self::Many(many) => many.push_back(number),
+        }
+    }
+
+    fn pop_first(&mut self) {
+        match self {
+            Self::Few(count, few) => {
+                few.rotate_left(1);
+                *count = count.saturating_sub(1);
+            }
+            Self::Many(many) => {
+                many.pop_front();
+                if many.len() <= Self::FEW / 2 {
+                    let left = std::mem::take(many);
+                    *self = Self::default();
+                    left.into_iter().for_each(|number| self.push(number));
+                } else if many.len() * 4 < many.capacity() {
+                    many.shrink_to(many.len() * 2);
+                }
+            }
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Few(count, _) => *count,
+            Self::Many(many) => many.len(),
+        }
+    }
+
+    fn get(&self, at: usize) -> Option<u64> {
+        match self {
+            Self::Few(count, few) => few.get(at).copied().filter(|_| at < *count),
+            Self::Many(many) => many.get(at).copied(),
+        }
+    }
+
+    /// Those in `[start, end)`.
+    fn from(&self, start: u64, end: u64) -> impl Iterator<Item = u64> {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            if self.get(middle).is_some_and(|number| number < start) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        (low..self.len()).map_while(|at| self.get(at)).take_while(move |number| *number < end)
+    }
+
+    fn newest_first(&self) -> impl Iterator<Item = u64> {
+        (0..self.len()).rev().filter_map(|at| self.get(at))
+    }
 }
 
 impl EventLog {
@@ -63,7 +141,7 @@ impl EventLog {
         }
         let number = self.first + self.entries.len() as u64;
         if let Some(event) = &entry.event {
-            self.by_channel.entry(event.channel.clone()).or_default().push_back(number);
+            self.by_channel.entry(event.channel.clone()).or_default().push(number);
         }
         self.bytes += entry.weight();
         self.entries.push_back(entry);
@@ -86,13 +164,15 @@ impl EventLog {
         self.before = (entry.id, entry.print);
         let Some(event) = &entry.event else { return };
         if let Some(numbers) = self.by_channel.get_mut(&event.channel) {
-            numbers.pop_front();
-            if numbers.is_empty() {
+            numbers.pop_first();
+            if numbers.len() == 0 {
                 self.by_channel.remove(&event.channel);
             }
         }
         if self.entries.len() * 4 < self.entries.capacity() && self.entries.capacity() > 1024 {
             self.entries.shrink_to(self.entries.len() * 2);
+        }
+        if self.by_channel.len() * 4 < self.by_channel.capacity() && self.by_channel.capacity() > 1024 {
             self.by_channel.shrink_to(self.by_channel.len() * 2);
         }
     }
@@ -179,8 +259,7 @@ impl EventLog {
         let mut numbers: Vec<u64> = Vec::new();
         for channel in channels {
             let Some(list) = self.by_channel.get(channel) else { continue };
-            let from = list.partition_point(|number| *number < start);
-            numbers.extend(list.iter().skip(from).take_while(|number| **number < end).take(max));
+            numbers.extend(list.from(start, end).take(max));
         }
         numbers.sort_unstable();
         numbers.dedup();
@@ -192,7 +271,7 @@ impl EventLog {
     #[must_use]
     pub fn last(&self, channel: &Channel, upto: LogId) -> Option<&Arc<Entry>> {
         let list = self.by_channel.get(channel)?;
-        list.iter().rev().filter_map(|number| self.at(*number)).find(|entry| entry.id <= upto)
+        list.newest_first().filter_map(|number| self.at(number)).find(|entry| entry.id <= upto)
     }
 
     /// Every entry held, oldest first.
@@ -208,15 +287,15 @@ impl EventLog {
     /// Panics when the two indexes disagree. For tests.
     #[cfg(test)]
     pub(crate) fn check_invariants(&self) {
-        let listed: usize = self.by_channel.values().map(VecDeque::len).sum();
+        let listed: usize = self.by_channel.values().map(Numbers::len).sum();
         let events = self.entries.iter().filter(|entry| entry.event.is_some()).count();
         assert_eq!(listed, events, "every event is in the index once");
         assert_eq!(self.bytes, self.entries.iter().map(|e| e.weight()).sum::<usize>());
         assert!(self.entries.iter().zip(self.entries.iter().skip(1)).all(|(a, b)| a.id < b.id));
         for (channel, numbers) in &self.by_channel {
-            assert!(!numbers.is_empty(), "maps shrink");
-            for number in numbers {
-                let entry = self.at(*number).expect("the index names an entry that is held");
+            assert!(numbers.len() > 0, "maps shrink");
+            for number in numbers.newest_first() {
+                let entry = self.at(number).expect("the index names an entry that is held");
                 assert_eq!(&entry.event.as_ref().expect("an event").channel, channel);
             }
         }

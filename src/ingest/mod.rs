@@ -2,12 +2,15 @@
 //!
 //! This module must not know the hub, sessions or transports.
 
+#[cfg(test)]
+mod batch_tests;
 mod inbox;
 mod members;
 mod publish;
 mod raw;
 mod redis;
 mod seeds;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod writeback;
@@ -79,7 +82,7 @@ impl Ingest {
         update: &JobUpdate,
         once: &Once,
         accepted_us: u64,
-        source: &str,
+        source: &'static str,
     ) -> Result<JobOutcome, IngestError> {
         let mut append = JobAppend { update, once: once.clone(), seed: None, accepted_us };
         let mut outcome = self.broker.append_job(&append).await;
@@ -89,7 +92,7 @@ impl Ingest {
             append.seed = Some(&seed);
             outcome = self.broker.append_job(&append).await;
         }
-        self.count(&outcome, update, source);
+        tally::Tally::new(&self.metrics, source).count(outcome.as_ref().ok(), &update.status);
         Ok(outcome?)
     }
 
@@ -102,7 +105,7 @@ impl Ingest {
         update: &JobUpdate,
         once: &Once,
         accepted_us: u64,
-        source: &str,
+        source: &'static str,
     ) -> Result<JobOutcome, IngestError> {
         let until = Instant::now() + APPEND_PATIENCE;
         loop {
@@ -142,41 +145,4 @@ impl Ingest {
             }
         }
     }
-
-    fn count(&self, outcome: &Result<JobOutcome, BrokerError>, update: &JobUpdate, source: &str) {
-        let word = match outcome {
-            Ok(JobOutcome::Applied(_)) => {
-                self.metrics.job_updates.with_label_values(&[known_status(&update.status)]).inc();
-                "applied"
-            }
-            Ok(JobOutcome::Rejected(reject)) => {
-                self.metrics.reject(source, reject.as_str());
-                "rejected"
-            }
-            Ok(JobOutcome::Unknown) => "unknown",
-            Ok(JobOutcome::Behind(_)) => "behind",
-            Ok(JobOutcome::Done) => "done",
-            Err(_) => "failed",
-        };
-        self.metrics.appends.with_label_values(&[source, word]).inc();
-    }
-}
-
-/// A metric label: workers invent statuses, labels must stay few.
-fn known_status(status: &str) -> &'static str {
-    const KNOWN: [&str; 12] = [
-        "queued",
-        "pending",
-        "running",
-        "processing",
-        "retrying",
-        "completed",
-        "succeeded",
-        "failed",
-        "cancelled",
-        "canceled",
-        "timed_out",
-        "paused",
-    ];
-    KNOWN.into_iter().find(|known| *known == status).unwrap_or("other")
 }

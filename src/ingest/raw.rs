@@ -2,14 +2,17 @@
 //!
 //! Every node holds every raw update. Its owner appends it at once; the others strike it off when the log shows that it was
 //! judged, and append it themselves when that takes longer than `HOLD`. The append script judges a name once, so two nodes
-//! that both append do no harm. Of each job one update is under way at a time, in the order in which they were sent.
+//! that both append do no harm. Of each job one batch is under way at a time, in the order in which its updates were sent.
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::broker::Seed;
 use crate::broker::Standing;
 use crate::event::Id;
 use crate::event::LogId;
@@ -26,6 +29,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// Updates and bytes held at most; beyond them new ones are dropped and counted.
 pub(super) const HELD_MAX: usize = 200_000;
 pub(super) const HELD_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// Updates and bytes of one batch: what gathers while the batches before it are under way.
+pub(super) const BATCH_UPDATES_MAX: usize = 256;
+const BATCH_BYTES_MAX: usize = 512 * 1024;
 /// Offsets that no message counted after a mark can have: for what was heard before the first mark, counted backwards.
 const BEFORE_MARK: u64 = 1 << 40;
 
@@ -33,9 +39,11 @@ const BEFORE_MARK: u64 = 1 << 40;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Held {
     pub(super) name: RawName,
-    pub(super) update: JobUpdate,
+    pub(super) update: Arc<JobUpdate>,
     pub(super) accepted_us: u64,
     pub(super) late: bool,
+    /// What the database knows of the job, once it was asked.
+    pub(super) seed: Option<Arc<Seed>>,
     heard_at: Instant,
     weight: usize,
     /// Answered `Behind`: the log up to here tells whether it was judged.
@@ -59,7 +67,43 @@ impl Held {
 #[derive(Debug, Default)]
 struct JobQueue {
     items: VecDeque<Held>,
+    /// A batch with its first updates is under way, or the database is asked for its seed.
     under_way: bool,
+    /// It stands in `ready`.
+    listed: bool,
+    seed: Option<Arc<Seed>>,
+}
+
+impl JobQueue {
+    fn is_due(&self, owned: impl Fn() -> bool, seen: LogId, now: Instant) -> bool {
+        !self.under_way && self.items.front().is_some_and(|held| held.is_due(owned, seen, now))
+    }
+
+    /// Adds what is due to the batch, in order and as far as there is room. Answers the bytes.
+    fn take_into(&mut self, batch: &mut Vec<Held>, bytes_max: usize, owned: bool, seen: LogId, now: Instant) -> usize {
+        let (before, mut bytes) = (batch.len(), 0);
+        let seed = self.seed.clone();
+        for held in self.items.iter_mut().take(BATCH_UPDATES_MAX - before) {
+            if bytes >= bytes_max || !held.is_due(|| owned, seen, now) {
+                break;
+            }
+            if held.behind.take().is_some() {
+                // Not struck off although the log was read that far: it was passed over and is judged now, late.
+                held.late = true;
+            }
+            bytes += held.weight;
+            batch.push(Held { seed: seed.clone(), ..held.clone() });
+        }
+        self.under_way = batch.len() > before;
+        if self.under_way {
+            self.seed = None;
+        }
+        bytes
+    }
+
+    fn find(&mut self, name: RawName) -> Option<&mut Held> {
+        self.items.iter_mut().find(|held| held.name == name)
+    }
 }
 
 /// What became of an update that was under way.
@@ -69,6 +113,8 @@ pub(super) enum Fate {
     Judged,
     /// Perhaps judged: the log up to here tells.
     Behind(LogId),
+    /// Not judged: the log does not know the job, or waits for an update before this one.
+    Unknown,
     /// Not known; try again.
     Failed,
 }
@@ -77,12 +123,14 @@ pub(super) enum Fate {
 #[derive(Debug, Default)]
 pub(super) struct RawQueue {
     jobs: HashMap<Id, JobQueue>,
+    /// Jobs that may have something to append.
+    ready: VecDeque<Id>,
     held: usize,
     bytes: usize,
     mark: Option<u64>,
     offset: u64,
     /// Heard since the subscription and before its first mark.
-    unnamed: Vec<(JobUpdate, u64, usize)>,
+    unnamed: Vec<(Arc<JobUpdate>, u64, usize)>,
     alone: bool,
     /// The first mark since the subscription, 0: none yet; and how many messages came before it.
     since: u64,
@@ -148,6 +196,7 @@ impl RawQueue {
         if self.held + self.unnamed.len() >= HELD_MAX || self.bytes + weight > HELD_BYTES_MAX {
             return false;
         }
+        let update = Arc::new(update);
         match self.mark {
             Some(mark) => self.hold(RawName { mark, offset: self.offset }, update, accepted_us, weight, now),
             None => {
@@ -158,15 +207,22 @@ impl RawQueue {
         true
     }
 
-    fn hold(&mut self, name: RawName, update: JobUpdate, accepted_us: u64, weight: usize, now: Instant) {
+    fn hold(&mut self, name: RawName, update: Arc<JobUpdate>, accepted_us: u64, weight: usize, now: Instant) {
         self.held += 1;
         self.bytes += weight;
-        let queue = self.jobs.entry(update.job.clone()).or_default();
+        let new = || JobQueue { items: VecDeque::with_capacity(1), ..JobQueue::default() };
+        let queue = self.jobs.entry(update.job.clone()).or_insert_with(new);
+        // What can't be listed is found by the next look.
+        if self.caught_up && self.ready.len() < HELD_MAX && !queue.under_way && !queue.listed {
+            queue.listed = true;
+            self.ready.push_back(update.job.clone());
+        }
         queue.items.push_back(Held {
             name,
             update,
             accepted_us,
             late: false,
+            seed: None,
             heard_at: now,
             weight,
             behind: None,
@@ -176,14 +232,18 @@ impl RawQueue {
 
     /// The log shows that this update was judged.
     pub(super) fn judged(&mut self, job: &Id, name: RawName) {
-        let Some(queue) = self.jobs.get_mut(job) else { return };
+        let Entry::Occupied(mut entry) = self.jobs.entry(job.clone()) else { return };
+        let queue = entry.get_mut();
         if let Some(at) = queue.items.iter().position(|held| held.name == name)
             && let Some(held) = queue.items.remove(at)
         {
             self.held -= 1;
             self.bytes -= held.weight;
         }
-        self.tidy(job);
+        if queue.items.is_empty() && !queue.under_way {
+            entry.remove();
+            self.shrink();
+        }
     }
 
     /// Every judgement up to here was struck off.
@@ -191,63 +251,92 @@ impl RawQueue {
         self.seen = self.seen.max(upto);
     }
 
-    /// The next update of a job, if it is this node's turn; it is then under way until `done`.
-    pub(super) fn take(&mut self, job: &Id, owned: bool, now: Instant) -> Option<Held> {
-        if !self.caught_up {
-            return None;
+    /// The next batch of what is this node's turn: of each job in order; it is under way until `done`.
+    pub(super) fn next_batch(&mut self, owns: impl Fn(&Id) -> bool, now: Instant) -> Vec<Held> {
+        let (mut batch, mut bytes) = (Vec::with_capacity(self.ready.len().min(BATCH_UPDATES_MAX)), 0);
+        while self.caught_up && batch.len() < BATCH_UPDATES_MAX && bytes < BATCH_BYTES_MAX {
+            let Some(job) = self.ready.pop_front() else { break };
+            if let Some(queue) = self.jobs.get_mut(&job) {
+                queue.listed = false;
+                if !queue.under_way {
+                    bytes += queue.take_into(&mut batch, BATCH_BYTES_MAX - bytes, owns(&job), self.seen, now);
+                }
+            }
         }
-        let queue = self.jobs.get_mut(job).filter(|queue| !queue.under_way)?;
-        let held = queue.items.front_mut()?;
-        if !held.is_due(|| owned, self.seen, now) {
-            return None;
-        }
-        if held.behind.take().is_some() {
-            // Not struck off although the log was read that far: it was passed over and is judged now, late.
-            held.late = true;
-        }
-        queue.under_way = true;
-        Some(held.clone())
+        batch
     }
 
-    /// An update that was under way has met its fate.
-    pub(super) fn done(&mut self, job: &Id, name: RawName, fate: Fate, now: Instant) {
+    /// A job's updates that were under way have met their fates, in order. `true`: first the database has to be asked for its
+    /// seed; until `seeded` it stays under way.
+    pub(super) fn done(&mut self, job: &Id, fates: impl Iterator<Item = (RawName, Fate)>, now: Instant) -> bool {
+        let Some(queue) = self.jobs.get_mut(job) else { return false };
+        let (mut unknown, mut behind) = (false, false);
+        for (name, fate) in fates {
+            match fate {
+                Fate::Judged => {
+                    if let Some(at) = queue.items.iter().position(|held| held.name == name)
+                        && let Some(held) = queue.items.remove(at)
+                    {
+                        self.held -= 1;
+                        self.bytes -= held.weight;
+                    }
+                }
+                Fate::Behind(end) => {
+                    behind = true;
+                    queue.find(name).into_iter().for_each(|held| held.behind = Some(end));
+                }
+                Fate::Unknown => unknown |= !behind,
+                Fate::Failed => queue.find(name).into_iter().for_each(|held| held.retry_at = Some(now + RETRY_PAUSE)),
+            }
+        }
+        queue.under_way = unknown;
+        if !unknown {
+            self.free(job);
+        }
+        unknown
+    }
+
+    /// The database was asked; `None`: it could not be.
+    pub(super) fn seeded(&mut self, job: &Id, seed: Option<Arc<Seed>>, now: Instant) {
         let Some(queue) = self.jobs.get_mut(job) else { return };
         queue.under_way = false;
-        match fate {
-            Fate::Judged => self.judged(job, name),
-            Fate::Failed => {
-                if let Some(held) = queue.items.front_mut().filter(|held| held.name == name) {
-                    held.retry_at = Some(now + RETRY_PAUSE);
-                }
-            }
-            Fate::Behind(end) => {
-                if let Some(held) = queue.items.front_mut().filter(|held| held.name == name) {
-                    held.behind = Some(end);
-                }
-            }
+        if let (None, Some(held)) = (&seed, queue.items.front_mut()) {
+            held.retry_at = Some(now + RETRY_PAUSE);
         }
-        self.tidy(job);
+        queue.seed = seed;
+        self.free(job);
     }
 
-    fn tidy(&mut self, job: &Id) {
-        if self.jobs.get(job).is_some_and(|queue| queue.items.is_empty() && !queue.under_way) {
+    /// A job of which nothing is under way any more: it is forgotten, or may have more to append.
+    fn free(&mut self, job: &Id) {
+        let Some(queue) = self.jobs.get_mut(job) else { return };
+        if queue.items.is_empty() {
             self.jobs.remove(job);
-            if self.jobs.len() * 4 < self.jobs.capacity() && self.jobs.capacity() > 1024 {
-                self.jobs.shrink_to(self.jobs.len() * 2);
-            }
+            self.shrink();
+        } else if !queue.listed {
+            queue.listed = true;
+            self.ready.push_back(job.clone());
         }
     }
 
-    /// Jobs that may have something to append, at most `max`.
-    pub(super) fn due(&self, owns: impl Fn(&Id) -> bool, now: Instant, max: usize) -> Vec<Id> {
-        if !self.caught_up {
-            return Vec::new();
+    fn shrink(&mut self) {
+        if self.jobs.len() * 4 < self.jobs.capacity() && self.jobs.capacity() > 1024 {
+            self.jobs.shrink_to(self.jobs.len() * 2);
+            self.ready.shrink_to(self.jobs.len() * 2);
         }
-        let due = |(job, queue): &(&Id, &JobQueue)| {
-            let held = queue.items.front().filter(|_| !queue.under_way);
-            held.is_some_and(|held| held.is_due(|| owns(job), self.seen, now))
-        };
-        self.jobs.iter().filter(due).map(|(job, _)| job.clone()).take(max).collect()
+    }
+
+    /// Finds the jobs whose time has come: another node was waited for, or the log was read far enough.
+    pub(super) fn look(&mut self, owns: impl Fn(&Id) -> bool, now: Instant) {
+        if !self.caught_up {
+            return;
+        }
+        for (job, queue) in &mut self.jobs {
+            if !queue.listed && queue.is_due(|| owns(job), self.seen, now) {
+                queue.listed = true;
+                self.ready.push_back(job.clone());
+            }
+        }
     }
 
     /// Looks whether those who have heard more have judged everything from before this node's first mark.

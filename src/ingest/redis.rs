@@ -1,33 +1,47 @@
 //! What workers `PUBLISH`: heard by every node, appended by one.
+//!
+//! Appends go in batches: what gathers while the ones before are under way. At light load every update goes alone, at once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use std::time::Duration;
-
+use prometheus::local::LocalHistogram;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::broker::BrokerError;
+use crate::broker::JobAppend;
 use crate::broker::JobOutcome;
 use crate::broker::Once;
 use crate::broker::RawMessage;
+use crate::broker::Seed;
 use crate::clock;
 use crate::event::Id;
 use crate::event::LogId;
 use crate::event::RawName;
 use crate::ingest::Ingest;
-use crate::ingest::IngestError;
 use crate::ingest::Members;
 use crate::ingest::raw::Fate;
 use crate::ingest::raw::Held;
 use crate::ingest::raw::RawQueue;
+use crate::ingest::tally::Tally;
 use crate::jobs::JobUpdate;
 use crate::jobs::Reject;
+use crate::store::StoreError;
 
 /// How often what waits for others is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
-/// Appends under way at once. Many, because those of jobs that only the database knows may wait for it.
-const UNDER_WAY_MAX: usize = 4096;
+/// Batches under way at once: Redis judges one while it is sent the next.
+const BATCHES_MAX: usize = 2;
+/// Questions to the database under way at once, and jobs in one. While it is away the jobs that the log knows go on.
+const QUESTIONS_MAX: usize = 2;
+const QUESTION_JOBS_MAX: usize = 500;
+/// Groups of messages that are taken in at once.
+const GROUPS_MAX: usize = 16;
 /// How often failing appends are said in the log; the metrics count each.
 const SAID_EVERY: Duration = Duration::from_secs(10);
 
@@ -42,101 +56,181 @@ pub struct Judged {
     pub anew: bool,
 }
 
-/// Hears, holds, appends until `stop`. Its inputs: raw messages, judgements from the log, appends that end, and its clock.
+/// Hears, holds, appends until `stop`. Its inputs: raw messages, judgements from the log, batches and questions that end, and
+/// its clock.
 pub async fn run(
     ingest: Ingest,
     members: Members,
-    mut raw: mpsc::Receiver<RawMessage>,
+    mut raw: mpsc::Receiver<Vec<RawMessage>>,
     mut judged: mpsc::Receiver<Judged>,
     stop: CancellationToken,
 ) {
-    let mut queue = RawQueue::default();
-    let mut under_way = FuturesUnordered::new();
+    let mut line = Line::new(&ingest, &members);
+    let (mut batches, mut questions) = (FuturesUnordered::new(), FuturesUnordered::new());
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut said: Option<Instant> = None;
-    let mut subscription = 0;
+    let mut heard = Vec::new();
     loop {
-        let mut touched: Vec<Id> = Vec::new();
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            Some(judged) = judged.recv() => {
-                if judged.anew {
-                    queue.reopened();
-                }
-                for (job, name) in &judged.names {
-                    queue.judged(job, *name);
-                }
-                queue.seen(judged.upto);
-            }
-            Some(appended) = under_way.next(), if !under_way.is_empty() => {
-                let (job, name, done): Appended = appended;
-                let fate = done.unwrap_or_else(|error| failed(&error, &mut said));
-                queue.done(&job, name, fate, Instant::now());
-                touched.push(job);
-            }
+            Some(judged) = judged.recv() => line.strike_off(&judged),
+            Some(appended) = batches.next(), if !batches.is_empty() => line.answered(appended),
+            Some(answer) = questions.next(), if !questions.is_empty() => line.seeded(answer),
             // Always taken in, whatever is under way: a queue that fills up behind us would look like a lost connection.
-            Some(message) = raw.recv() => {
-                touched = hear(&ingest, &members, &mut queue, &mut subscription, message);
-            }
-            _ = look.tick() => {
-                queue.catch_up(|since, before| members.elders(since, before), Instant::now());
-                if let Some(broker) = ingest.broker.redis() {
-                    broker.announce(subscription, queue.standing());
+            count = raw.recv_many(&mut heard, GROUPS_MAX), if !raw.is_closed() || !raw.is_empty() => {
+                if count > 0 {
+                    heard.drain(..).for_each(|group| line.hear(group));
                 }
-                touched = queue.due(|job| members.owns(job), Instant::now(), UNDER_WAY_MAX);
             }
+            _ = look.tick() => line.look(),
         }
-        for job in touched {
-            if under_way.len() >= UNDER_WAY_MAX {
-                break; // the next look finds it
+        let now = Instant::now();
+        while batches.len() < BATCHES_MAX {
+            let batch = line.queue.next_batch(|job| members.owns(job), now);
+            if batch.is_empty() {
+                break;
             }
-            if let Some(held) = queue.take(&job, members.owns(&job), Instant::now()) {
-                under_way.push(append(&ingest, held));
-            }
+            batches.push(append(&ingest, batch));
         }
-        ingest.metrics.raw_held.set(i64::try_from(queue.held()).unwrap_or(i64::MAX));
+        while questions.len() < QUESTIONS_MAX && !line.unknown.is_empty() {
+            let count = line.unknown.len().min(QUESTION_JOBS_MAX);
+            questions.push(ask(&ingest, line.unknown.drain(..count).collect()));
+        }
+        ingest.metrics.raw_held.set(i64::try_from(line.queue.held()).unwrap_or(i64::MAX));
     }
 }
 
-/// Takes one message in. Answers the jobs that may have something to append now.
-fn hear(
-    ingest: &Ingest,
-    members: &Members,
-    queue: &mut RawQueue,
-    subscription: &mut u64,
-    message: RawMessage,
-) -> Vec<Id> {
-    let now = Instant::now();
-    match message {
-        RawMessage::Subscribed { alone, number } => {
-            queue.subscribed(alone, now);
-            members.forget();
-            *subscription = number;
-            Vec::new()
+struct Line<'a> {
+    ingest: &'a Ingest,
+    members: &'a Members,
+    queue: RawQueue,
+    /// Jobs that are under way to the database.
+    unknown: Vec<Id>,
+    subscription: u64,
+    lag: LocalHistogram,
+    said: Option<Instant>,
+}
+
+impl<'a> Line<'a> {
+    fn new(ingest: &'a Ingest, members: &'a Members) -> Self {
+        let lag = ingest.metrics.ingest_lag.local();
+        Self { ingest, members, queue: RawQueue::default(), unknown: Vec::new(), subscription: 0, lag, said: None }
+    }
+
+    fn strike_off(&mut self, judged: &Judged) {
+        if judged.anew {
+            self.queue.reopened();
         }
-        RawMessage::Mark { number, node, standing } => {
-            members.hear(node, standing);
-            queue.mark(number, now);
-            Vec::new() // what got a name by it is found by the next look
+        for (job, name) in &judged.names {
+            self.queue.judged(job, *name);
         }
-        RawMessage::Update(bytes) => match JobUpdate::parse(&bytes, None) {
-            Err(reject) => {
-                queue.skip();
-                drop_update(ingest, reject);
-                Vec::new()
+        self.queue.seen(judged.upto);
+    }
+
+    fn look(&mut self) {
+        let now = Instant::now();
+        self.queue.catch_up(|since, before| self.members.elders(since, before), now);
+        if let Some(broker) = self.ingest.broker.redis() {
+            broker.announce(self.subscription, self.queue.standing());
+        }
+        self.queue.look(|job| self.members.owns(job), now);
+    }
+
+    fn hear(&mut self, group: Vec<RawMessage>) {
+        let (now, accepted_us) = (Instant::now(), clock::now_us());
+        for message in group {
+            match message {
+                RawMessage::Subscribed { alone, number } => {
+                    self.queue.subscribed(alone, now);
+                    self.members.forget();
+                    self.subscription = number;
+                }
+                RawMessage::Mark { number, node, standing } => {
+                    self.members.hear(node, standing);
+                    self.queue.mark(number, now);
+                }
+                RawMessage::Update(bytes) => match JobUpdate::parse(&bytes, None) {
+                    Err(reject) => {
+                        self.queue.skip();
+                        drop_update(self.ingest, reject);
+                    }
+                    Ok(update) => {
+                        if !self.queue.hear(update, accepted_us, bytes.len() + 256, now) {
+                            drop_update(self.ingest, Reject::Overflow);
+                        }
+                    }
+                },
             }
-            Ok(update) => {
-                let job = update.job.clone();
-                if queue.hear(update, clock::now_us(), bytes.len() + 256, now) {
-                    vec![job]
-                } else {
-                    drop_update(ingest, Reject::Overflow);
-                    Vec::new()
+        }
+    }
+
+    /// A batch has ended: every update of it meets its fate.
+    fn answered(&mut self, (batch, outcomes): Appended) {
+        let now = Instant::now();
+        let mut tally = Tally::new(&self.ingest.metrics, "redis");
+        let outcomes = match outcomes {
+            Ok(outcomes) => outcomes.into_iter().map(Some).collect(),
+            Err(error) => {
+                self.say(&error, now);
+                vec![None; batch.len()]
+            }
+        };
+        let now_us = clock::now_us();
+        let mut rest = outcomes.as_slice();
+        for of_job in batch.chunk_by(|one, next| one.update.job == next.update.job) {
+            let (these, others) = rest.split_at_checked(of_job.len()).unwrap_or_default();
+            rest = others;
+            for (held, outcome) in of_job.iter().zip(these) {
+                tally.count(outcome.as_ref(), &held.update.status);
+                if !matches!(outcome, None | Some(JobOutcome::Behind(_) | JobOutcome::Unknown)) {
+                    self.lag.observe(seconds(now_us.saturating_sub(held.accepted_us)));
                 }
             }
-        },
+            let Some(job) = of_job.first().map(|held| &held.update.job) else { continue };
+            let fates = of_job.iter().zip(these).map(|(held, outcome)| (held.name, fate(outcome.as_ref())));
+            if self.queue.done(job, fates, now) {
+                self.unknown.push(job.clone());
+            }
+        }
+        self.lag.flush();
+    }
+
+    fn seeded(&mut self, (jobs, seeds): Seeded) {
+        let now = Instant::now();
+        match seeds {
+            Ok(mut seeds) => {
+                for job in jobs {
+                    let seed = seeds.remove(&job).unwrap_or_default();
+                    self.queue.seeded(&job, Some(Arc::new(seed)), now);
+                }
+            }
+            Err(error) => {
+                self.say(&error, now);
+                jobs.iter().for_each(|job| self.queue.seeded(job, None, now));
+            }
+        }
+    }
+
+    fn say(&mut self, error: &dyn std::error::Error, now: Instant) {
+        if self.said.is_none_or(|said| now > said + SAID_EVERY) {
+            self.said = Some(now);
+            tracing::warn!(%error, "appends fail and are tried again");
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a duration for a histogram")]
+fn seconds(us: u64) -> f64 {
+    us as f64 / 1e6
+}
+
+fn fate(outcome: Option<&JobOutcome>) -> Fate {
+    match outcome {
+        None => Fate::Failed,
+        Some(JobOutcome::Behind(end)) => Fate::Behind(*end),
+        Some(JobOutcome::Unknown) => Fate::Unknown,
+        Some(JobOutcome::Applied(_) | JobOutcome::Rejected(_) | JobOutcome::Done) => Fate::Judged,
     }
 }
 
@@ -148,27 +242,30 @@ fn drop_update(ingest: &Ingest, reject: Reject) {
     }
 }
 
-fn failed(error: &IngestError, said: &mut Option<Instant>) -> Fate {
-    if said.is_none_or(|said| said.elapsed() > SAID_EVERY) {
-        *said = Some(Instant::now());
-        tracing::warn!(%error, "appends fail and are tried again");
-    }
-    Fate::Failed
+/// A batch that has ended.
+type Appended = (Vec<Held>, Result<Vec<JobOutcome>, BrokerError>);
+
+async fn append(ingest: &Ingest, batch: Vec<Held>) -> Appended {
+    let append = |held: &'_ Held| if held.late { Once::LateRaw(held.name) } else { Once::Raw(held.name) };
+    let appends: Vec<JobAppend<'_>> = batch
+        .iter()
+        .map(|held| JobAppend {
+            update: &held.update,
+            once: append(held),
+            seed: held.seed.as_deref(),
+            accepted_us: held.accepted_us,
+        })
+        .collect();
+    let outcomes = ingest.broker.append_jobs(&appends).await;
+    drop(appends);
+    (batch, outcomes)
 }
 
-/// An append that has ended.
-type Appended = (Id, RawName, Result<Fate, IngestError>);
+/// A question to the database that has been answered.
+type Seeded = (Vec<Id>, Result<HashMap<Id, Seed>, StoreError>);
 
-async fn append(ingest: &Ingest, held: Held) -> Appended {
-    let once = if held.late { Once::LateRaw(held.name) } else { Once::Raw(held.name) };
-    let judged = ingest.judge(&held.update, &once, held.accepted_us, "redis").await;
-    let fate = judged.map(|outcome| match outcome {
-        JobOutcome::Behind(end) => Fate::Behind(end),
-        _ => {
-            let lag = clock::now_us().saturating_sub(held.accepted_us);
-            ingest.metrics.ingest_lag.observe(Duration::from_micros(lag).as_secs_f64());
-            Fate::Judged
-        }
-    });
-    (held.update.job, held.name, fate)
+async fn ask(ingest: &Ingest, jobs: Vec<Id>) -> Seeded {
+    let rows = ingest.store.jobs(&jobs, &ingest.terminal).await;
+    let seed = |(id, row): (Id, crate::store::JobRow)| (id, Seed { state: row.state, version: row.version });
+    (jobs, rows.map(|rows| rows.into_iter().map(seed).collect()))
 }

@@ -20,7 +20,7 @@ use crate::ingest::raw::Held;
 use crate::ingest::raw::RawQueue;
 use crate::jobs::JobUpdate;
 
-fn update(job: u8, n: usize) -> JobUpdate {
+pub(super) fn update(job: u8, n: usize) -> JobUpdate {
     JobUpdate::parse(format!("{{\"jobId\":\"{job}\",\"status\":\"running\",\"data\":{{\"n\":{n}}}}}").as_bytes(), None)
         .unwrap()
 }
@@ -38,6 +38,17 @@ impl Judge {
         LogId { ms: self.log.len() as u64, seq: 0 }
     }
 
+    /// A batch's updates of one job: what is behind is not overtaken.
+    fn judge_all(&mut self, batch: &[Held]) -> Vec<(RawName, Fate)> {
+        let mut waits = false;
+        let judge = |held: &Held| {
+            let fate = if waits { Fate::Unknown } else { self.judge(held) };
+            waits |= matches!(fate, Fate::Behind(_));
+            (held.name, fate)
+        };
+        batch.iter().map(judge).collect()
+    }
+
     fn judge(&mut self, held: &Held) -> Fate {
         let job = held.update.job.clone();
         if held.late {
@@ -49,20 +60,33 @@ impl Judge {
         } else {
             self.last.insert(job.clone(), held.name);
         }
-        self.log.push((job, held.name, held.update.clone()));
+        self.log.push((job, held.name, held.update.as_ref().clone()));
         Fate::Judged
     }
 }
 
-struct Node {
-    queue: RawQueue,
+pub(super) struct Node {
+    pub(super) queue: RawQueue,
     read: usize,
     alive: bool,
-    under_way: Vec<Held>,
+    under_way: Vec<Vec<Held>>,
+}
+
+/// What a node appends now.
+pub(super) fn take(queue: &mut RawQueue, now: Instant) -> Vec<Held> {
+    queue.look(|_| true, now);
+    queue.next_batch(|_| true, now)
+}
+
+/// The same of one update.
+pub(super) fn take_one(queue: &mut RawQueue, now: Instant) -> Option<Held> {
+    let mut batch = take(queue, now);
+    assert!(batch.len() <= 1, "{batch:?}");
+    batch.pop()
 }
 
 impl Node {
-    fn new(now: Instant, alone: bool) -> Self {
+    pub(super) fn new(now: Instant, alone: bool) -> Self {
         let mut queue = RawQueue::default();
         queue.subscribed(alone, now);
         queue.mark(1, now);
@@ -136,11 +160,8 @@ impl World {
     fn take(&mut self, at: usize) {
         // Two nodes that both think that they own a job do no harm: here everybody thinks so.
         let Some(node) = self.nodes.get_mut(at).filter(|node| node.alive) else { return };
-        for job in node.queue.due(|_| true, self.now, usize::MAX) {
-            if let Some(held) = node.queue.take(&job, true, self.now) {
-                node.under_way.push(held);
-            }
-        }
+        let batch = take(&mut node.queue, self.now);
+        node.under_way.extend(batch.chunk_by(|a, b| a.update.job == b.update.job).map(<[Held]>::to_vec));
     }
 
     fn append(&mut self, at: usize, heard: bool) {
@@ -148,10 +169,10 @@ impl World {
         if !node.alive || node.under_way.is_empty() {
             return;
         }
-        let held = node.under_way.remove(0);
-        let fate = self.judge.judge(&held);
-        let fate = if heard { fate } else { Fate::Failed };
-        node.queue.done(&held.update.job, held.name, fate, self.now);
+        let batch = node.under_way.remove(0);
+        let judged = self.judge.judge_all(&batch);
+        let fates = judged.into_iter().map(|(name, fate)| (name, if heard { fate } else { Fate::Failed }));
+        assert!(!node.queue.done(&batch[0].update.job, fates, self.now), "nothing is unknown here");
     }
 
     fn step(&mut self, step: &Step) {
@@ -233,15 +254,15 @@ fn a_node_that_was_passed_over_appends_late_and_once() {
     }
     let job = Id::parse("1").unwrap();
     let later = now + HOLD * 3;
-    let held = fast.queue.take(&job, true, later).expect("its turn");
+    let held = take_one(&mut fast.queue, later).expect("its turn");
     assert_eq!(judge.judge(&held), Fate::Judged);
-    let held = slow.queue.take(&job, true, later).expect("its turn");
-    let fate = judge.judge(&held);
-    assert_eq!(fate, Fate::Behind(judge.end()));
-    slow.queue.done(&job, held.name, fate, later);
-    assert_eq!(slow.queue.take(&job, true, later), None, "not before the log was read that far");
+    let batch = take(&mut slow.queue, later);
+    let fates = judge.judge_all(&batch);
+    assert_eq!(fates.iter().map(|(_, fate)| *fate).collect::<Vec<_>>(), [Fate::Behind(judge.end()), Fate::Unknown]);
+    assert!(!slow.queue.done(&job, fates.into_iter(), later));
+    assert!(take(&mut slow.queue, later).is_empty(), "not before the log was read that far");
     slow.read_on(&judge);
-    let held = slow.queue.take(&job, true, later).expect("passed over");
+    let held = take_one(&mut slow.queue, later).expect("passed over");
     assert!(held.late);
     assert_eq!(judge.judge(&held), Fate::Judged);
     assert_eq!(judge.log.len(), 2);
@@ -261,19 +282,18 @@ fn a_new_subscriber_waits_until_the_past_is_judged() {
     assert!(queue.hear(update(1, 0), 0, 1, now));
     queue.mark(20, now);
     assert!(queue.hear(update(1, 1), 0, 1, now));
-    let job = Id::parse("1").unwrap();
     let later = now + Duration::from_secs(60);
     let members = Members::new(1);
     members.hear(2, standing(5, 0, 19));
     members.hear(3, standing(25, 0, 0));
     queue.catch_up(|since, before| members.elders(since, before), later);
-    assert_eq!(queue.take(&job, true, later), None, "node 2 still holds something from before");
+    assert_eq!(take_one(&mut queue, later), None, "node 2 still holds something from before");
     assert_eq!(queue.standing(), standing(20, 1, 19));
     members.hear(2, standing(5, 0, 20));
     queue.catch_up(|since, before| members.elders(since, before), now);
-    assert_eq!(queue.take(&job, true, now), None, "it has not listened for long enough to know everybody");
+    assert_eq!(take_one(&mut queue, now), None, "it has not listened for long enough to know everybody");
     queue.catch_up(|since, before| members.elders(since, before), later);
-    let held = queue.take(&job, true, later).expect("its turn");
+    let held = take_one(&mut queue, later).expect("its turn");
     assert_eq!((held.name, queue.held()), (RawName { mark: 20, offset: 1 }, 1));
 }
 
@@ -297,13 +317,11 @@ fn what_came_before_the_first_mark_is_named_backwards() {
     of_second.hear(1, first.standing());
     first.catch_up(|since, before| of_first.elders(since, before), later);
     second.catch_up(|since, before| of_second.elders(since, before), later);
-    assert_eq!(second.take(&job, true, later), None, "the first has heard more");
+    assert_eq!(take_one(&mut second, later), None, "the first has heard more");
     let mut judge = Judge::default();
-    for _ in 0..2 {
-        let held = first.take(&job, true, later).expect("its turn");
-        assert_eq!(judge.judge(&held), Fate::Judged);
-        first.done(&job, held.name, Fate::Judged, later);
-    }
+    let batch = take(&mut first, later);
+    assert_eq!(batch.len(), 2, "its turn");
+    assert!(!first.done(&job, judge.judge_all(&batch).into_iter(), later));
     for (job, name, _) in &judge.log {
         second.judged(job, *name);
     }
@@ -318,7 +336,7 @@ fn who_is_alone_waits_for_nobody_and_keeps_what_it_heard() {
     assert!(queue.hear(update(1, 0), 0, 1, now));
     queue.subscribed(true, now);
     queue.mark(9, now);
-    assert!(queue.take(&Id::parse("1").unwrap(), true, now).is_some());
+    assert!(take_one(&mut queue, now).is_some());
 }
 
 #[tokio::test(start_paused = true)]

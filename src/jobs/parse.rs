@@ -1,5 +1,7 @@
 //! From a worker's bytes to a valid update. Workers are semi-trusted: what they send reaches browsers.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::Digest as _;
@@ -7,6 +9,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::event::Id;
+use crate::jobs::compact_object;
 
 /// Longest update, in bytes.
 pub const UPDATE_BYTES_MAX: usize = 64 * 1024;
@@ -206,6 +209,11 @@ fn checked_text(bytes: &[u8]) -> Result<&str, Reject> {
 
 /// Deepest nesting, by counting brackets outside of strings; exact for valid JSON, harmless for the rest.
 fn depth(bytes: &[u8]) -> usize {
+    // `[` and `{` differ in one bit. Most updates have fewer than may be nested.
+    let opened = bytes.iter().filter(|byte| **byte | 0x20 == b'{').count();
+    if opened <= DEPTH_MAX {
+        return opened;
+    }
     let (mut deepest, mut now, mut in_string, mut escaped) = (0_usize, 0_usize, false, false);
     for byte in bytes {
         match byte {
@@ -248,8 +256,19 @@ fn field(raw: Option<&RawValue>, check: impl Fn(&RawValue) -> Result<String, Rej
     }
 }
 
-fn string(raw: &RawValue, bytes_max: usize) -> Option<String> {
-    serde_json::from_str::<String>(raw.get()).ok().filter(|text| text.len() <= bytes_max)
+/// What stands between the quotes of a JSON string in which nothing is escaped. It is also our own spelling: line breaks and
+/// the like must be escaped, so there are none.
+fn plain(raw: &RawValue) -> Option<&str> {
+    let inner = raw.get().strip_prefix('"')?.strip_suffix('"')?;
+    (!inner.as_bytes().contains(&b'\\')).then_some(inner)
+}
+
+fn string(raw: &RawValue, bytes_max: usize) -> Option<Cow<'_, str>> {
+    let text = match plain(raw) {
+        Some(text) => Cow::Borrowed(text),
+        None => Cow::Owned(serde_json::from_str::<String>(raw.get()).ok()?),
+    };
+    (text.len() <= bytes_max).then_some(text)
 }
 
 /// A JSON string in our own spelling: one line, whatever was in it.
@@ -274,7 +293,8 @@ fn job_id(raw: Option<&RawValue>, path: Option<&Id>) -> Result<Id, Reject> {
 }
 
 fn status(raw: Option<&RawValue>) -> Result<String, Reject> {
-    let text = raw.and_then(|raw| string(raw, 64)).ok_or(Reject::Status)?.to_ascii_lowercase();
+    let text = raw.and_then(|raw| string(raw, 64)).ok_or(Reject::Status)?;
+    let text = text.to_ascii_lowercase();
     if is_status(&text) { Ok(text) } else { Err(Reject::Status) }
 }
 
@@ -286,6 +306,11 @@ pub fn is_status(text: &str) -> bool {
 }
 
 fn progress(raw: &RawValue) -> Result<String, Reject> {
+    // The usual spelling is our own.
+    let digits = raw.get().as_bytes();
+    if matches!(digits, [b'0'..=b'9'] | [b'1'..=b'9', b'0'..=b'9']) {
+        return Ok(raw.get().to_owned());
+    }
     let value = serde_json::from_str::<f64>(raw.get()).map_err(|_| Reject::Progress)?;
     let clamped = value.clamp(0.0, 100.0) + 0.0; // + 0.0 turns -0 into 0
     let whole = clamped.fract() == 0.0;
@@ -293,7 +318,10 @@ fn progress(raw: &RawValue) -> Result<String, Reject> {
 }
 
 fn message(raw: &RawValue) -> Result<String, Reject> {
-    string(raw, MESSAGE_BYTES_MAX).map(|text| quoted(&text)).ok_or(Reject::Message)
+    match string(raw, MESSAGE_BYTES_MAX).ok_or(Reject::Message)? {
+        Cow::Borrowed(_) => Ok(raw.get().to_owned()),
+        Cow::Owned(text) => Ok(quoted(&text)),
+    }
 }
 
 fn error(raw: &RawValue) -> Result<String, Reject> {
@@ -307,17 +335,6 @@ fn error(raw: &RawValue) -> Result<String, Reject> {
         return Err(Reject::Error);
     }
     Ok(format!("{{\"code\":{},\"message\":{}}}", quoted(&wire.code), quoted(&wire.message)))
-}
-
-/// A JSON object on one line; `None` when it is none, is too large, or holds what JSON can't carry on.
-///
-/// Serialised again rather than passed through: line breaks between tokens would end an SSE frame early, and lone
-/// surrogates or numbers beyond a double would break readers further down.
-#[must_use]
-pub fn compact_object(text: &str, bytes_max: usize) -> Option<String> {
-    let value: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).ok()?;
-    let line = serde_json::to_string(&value).ok()?;
-    (line.len() <= bytes_max).then_some(line)
 }
 
 fn timestamp(raw: &RawValue) -> Result<String, Reject> {

@@ -53,6 +53,8 @@ const TRIM_EVERY_MS: u64 = 250;
 /// Updates and bytes of one call of the append script, which nothing else in Redis runs beside. One update always fits.
 const CALL_UPDATES_MAX: usize = 256;
 const CALL_BYTES_MAX: usize = 512 * 1024;
+/// What the buffer for packing keeps of its size.
+const PACKED_BYTES_KEPT: usize = 128 * 1024;
 /// A probe older than this means: not ready.
 const PROBE_AGE_MAX: Duration = Duration::from_secs(10);
 
@@ -87,6 +89,7 @@ struct Shared {
     started: Instant,
     epoch: AtomicU64,
     last_trim_ms: AtomicU64,
+    packed: Mutex<Packed>,
     /// Milliseconds since `started` when the last own mark came back, plus one; 0: never.
     mark_heard: AtomicU64,
     /// Said in this node's marks, and to which subscription it belongs.
@@ -151,6 +154,7 @@ impl RedisBroker {
             started: Instant::now(),
             epoch: AtomicU64::new(0),
             last_trim_ms: AtomicU64::new(0),
+            packed: Mutex::default(),
             mark_heard: AtomicU64::new(0),
             standing: Mutex::default(),
             tail_heard: AtomicU64::new(0),
@@ -301,7 +305,11 @@ impl Shared {
 
     /// The call of `append.lua` for the first of these updates, as many as one call takes, and their fingerprints.
     fn append_call(&self, batch: &[JobAppend<'_>]) -> (redis::Cmd, Vec<Fingerprint>) {
-        let (mut packed, mut ends, mut prints) = (Packed::default(), Vec::new(), Vec::new());
+        // The buffer is kept: allocating and growing it costs more than filling it.
+        let mut packed = self.packed.lock();
+        packed.truncate(0);
+        let room = batch.len().min(CALL_UPDATES_MAX);
+        let (mut ends, mut prints) = (Vec::with_capacity(room), Vec::with_capacity(room));
         for append in batch.iter().take(CALL_UPDATES_MAX) {
             let before = packed.as_bytes().len();
             let print = packed.update(append, &self.terminal);
@@ -314,8 +322,9 @@ impl Shared {
         }
         let batch = batch.get(..ends.len()).unwrap_or_default();
         let named: Vec<String> = batch.iter().flat_map(|append| self.names(append)).collect();
-        let mut call = redis::cmd("EVALSHA");
-        call.arg(self.scripts.append.get_hash()).arg(3 + batch.len() + named.len());
+        let mut call =
+            redis::Cmd::with_capacity(batch.len() * 2 + 16, packed.as_bytes().len() + batch.len() * 64 + 256);
+        call.arg("EVALSHA").arg(self.scripts.append.get_hash()).arg(3 + batch.len() + named.len());
         call.arg(&self.keys.log).arg(&self.keys.meta).arg(&self.keys.inbox);
         let mut key = format!("{}:state:", self.settings.prefix);
         let stem = key.len();
@@ -331,6 +340,7 @@ impl Shared {
             call.arg(packed.as_bytes().get(from..end).unwrap_or_default());
             from = end;
         }
+        packed.shrink(PACKED_BYTES_KEPT);
         (call, prints)
     }
 

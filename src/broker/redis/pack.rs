@@ -25,23 +25,39 @@ pub(super) const END: u8 = 0;
 
 /// A text that is being packed.
 #[derive(Debug, Default)]
-pub(super) struct Packed(Vec<u8>);
+pub(super) struct Packed {
+    bytes: Vec<u8>,
+    /// The last time of acceptance as a timestamp: what was heard together has the same.
+    stamp: (u64, String),
+}
 
 impl Packed {
     pub(super) fn as_bytes(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 
     pub(super) fn truncate(&mut self, bytes: usize) {
-        self.0.truncate(bytes);
+        self.bytes.truncate(bytes);
+    }
+
+    pub(super) fn shrink(&mut self, bytes: usize) {
+        self.bytes.shrink_to(bytes);
     }
 
     /// A part. A control character can only be a blank between two tokens of somebody else's JSON: it becomes one.
     fn part(&mut self, text: &str) {
-        let from = self.0.len();
-        self.0.extend_from_slice(text.as_bytes());
-        self.0.iter_mut().skip(from).filter(|byte| **byte < b' ').for_each(|byte| *byte = b' ');
-        self.0.push(END);
+        let from = self.bytes.len();
+        self.bytes.extend_from_slice(text.as_bytes());
+        self.bytes.iter_mut().skip(from).filter(|byte| **byte < b' ').for_each(|byte| *byte = b' ');
+        self.bytes.push(END);
+    }
+
+    fn stamp(&mut self, accepted_us: u64) {
+        if self.stamp.0 != accepted_us || self.stamp.1.is_empty() {
+            self.stamp = (accepted_us, format!("\"{}\"", clock::rfc3339(accepted_us)));
+        }
+        self.bytes.extend_from_slice(self.stamp.1.as_bytes());
+        self.bytes.push(END);
     }
 
     fn flag(&mut self, set: bool) {
@@ -57,13 +73,13 @@ impl Packed {
             digits.iter_mut().skip(at).take(1).for_each(|slot| *slot = b'0' + digit);
             rest /= 10;
         }
-        self.0.extend_from_slice(digits.get(at..).unwrap_or(b"0"));
+        self.bytes.extend_from_slice(digits.get(at..).unwrap_or(b"0"));
     }
 
     /// A letter for the count of digits, then the digits: texts that compare as the numbers do.
     fn sortable(&mut self, number: u64) {
         let digits = number.checked_ilog10().unwrap_or(0);
-        self.0.push(b'a' + u8::try_from(digits).unwrap_or(0));
+        self.bytes.push(b'a' + u8::try_from(digits).unwrap_or(0));
         self.digits(number);
     }
 
@@ -71,7 +87,7 @@ impl Packed {
         if let Some(number) = number {
             self.sortable(number);
         }
-        self.0.push(END);
+        self.bytes.push(END);
     }
 
     fn raw_name(&mut self, name: Option<RawName>) {
@@ -91,20 +107,20 @@ impl Packed {
 
     fn id(&mut self, id: LogId) {
         self.digits(id.ms);
-        self.0.push(b'-');
+        self.bytes.push(b'-');
         self.digits(id.seq);
-        self.0.push(END);
+        self.bytes.push(END);
     }
 
     /// `fingerprint accepted_us job raw` of an entry.
     pub(super) fn head(&mut self, print: Fingerprint, accepted_us: u64, judged: Option<(&str, Option<RawName>)>) {
         self.digits(print.0);
-        self.0.push(b' ');
+        self.bytes.push(b' ');
         self.digits(accepted_us);
         if let Some((job, raw)) = judged {
-            self.0.push(b' ');
-            self.0.extend_from_slice(job.as_bytes());
-            self.0.push(b' ');
+            self.bytes.push(b' ');
+            self.bytes.extend_from_slice(job.as_bytes());
+            self.bytes.push(b' ');
             self.raw_name(raw);
         }
     }
@@ -118,16 +134,16 @@ impl Packed {
             Once::Named(_) | Once::Source(_) => (None, false),
         };
         self.head(print, append.accepted_us, Some((update.job.as_str(), raw)));
-        self.0.push(END);
+        self.bytes.push(END);
         self.part(&update.digest);
         self.raw_name(raw);
-        self.0.push(END);
+        self.bytes.push(END);
         self.flag(late);
         self.part(&update.status);
         self.flag(terminal.contains(&update.status));
         match &update.timestamp {
             Some(timestamp) => self.part(timestamp),
-            None => self.part(&format!("\"{}\"", clock::rfc3339(append.accepted_us))),
+            None => self.stamp(append.accepted_us),
         }
         self.number(update.attempt);
         self.number(update.seq);

@@ -33,11 +33,13 @@ const MARK_LOST_AFTER: Duration = Duration::from_secs(3);
 /// Messages and bytes that may wait between the connection and us; beyond them the connection is given up.
 const WAITING_MAX: usize = 65_536;
 const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Messages that are handed on together.
+const GROUP_MAX: usize = 256;
 
 /// Listens until `stop`.
 pub(super) async fn run(
     shared: &Shared,
-    raw: mpsc::Sender<RawMessage>,
+    raw: mpsc::Sender<Vec<RawMessage>>,
     tail: mpsc::Sender<TailMessage>,
     stop: CancellationToken,
 ) {
@@ -104,7 +106,7 @@ async fn subscribe(shared: &Shared) -> Result<Inbox, redis::RedisError> {
 /// One subscription's life. Its inputs: what Redis pushes, and the clock that sets marks and misses them.
 async fn listen(
     shared: &Shared,
-    raw: &mpsc::Sender<RawMessage>,
+    raw: &mpsc::Sender<Vec<RawMessage>>,
     tail: &mpsc::Sender<TailMessage>,
     backoff: &mut Backoff,
 ) -> Result<(), BrokerError> {
@@ -117,7 +119,7 @@ async fn listen(
         said.0
     };
     let alone = is_alone(shared, &mut inbox.connection).await?;
-    if raw.send(RawMessage::Subscribed { alone, number }).await.is_err() {
+    if raw.send(vec![RawMessage::Subscribed { alone, number }]).await.is_err() {
         return Ok(());
     }
     let mut heard = tokio::time::Instant::now();
@@ -125,8 +127,9 @@ async fn listen(
     let marks = set_marks(shared, nonce, inbox.connection.clone(), &refused);
     tokio::pin!(marks);
     let mut check = tokio::time::interval(MARK_EVERY);
+    let mut pushed = Vec::with_capacity(GROUP_MAX);
     loop {
-        let push = tokio::select! {
+        let count = tokio::select! {
             error = &mut marks => return Err(error),
             _ = check.tick() => {
                 // Nothing waits, Redis takes our marks, and yet none comes: this subscription is dead. After a pause of the
@@ -137,31 +140,32 @@ async fn listen(
                 }
                 continue;
             }
-            push = inbox.messages.recv() => push.ok_or(BrokerError::Unavailable(None))?,
+            count = inbox.messages.recv_many(&mut pushed, GROUP_MAX) => count,
         };
-        inbox.bytes.fetch_sub(size(&push), Ordering::Relaxed);
-        if push.kind == PushKind::Disconnection || inbox.lost.load(Ordering::Acquire) {
+        inbox.bytes.fetch_sub(pushed.iter().map(size).sum(), Ordering::Relaxed);
+        let ended = pushed.iter().any(|push| push.kind == PushKind::Disconnection);
+        if count == 0 || ended || inbox.lost.load(Ordering::Acquire) {
             return Err(BrokerError::Unavailable(None));
         }
-        match message(shared, push) {
-            None => {}
-            Some(Heard::Ephemeral(event)) => {
-                let sent = tail.send(TailMessage::Ephemeral(event)).await;
-                if sent.is_err() {
-                    return Ok(());
+        let mut group = Vec::with_capacity(count);
+        for push in pushed.drain(..) {
+            match message(shared, push) {
+                None => {}
+                // A receiver is gone only when the app stops; the other one says so too.
+                Some(Heard::Ephemeral(event)) => drop(tail.send(TailMessage::Ephemeral(event)).await),
+                Some(Heard::Raw(message, given)) => {
+                    if given == Some(nonce) {
+                        heard = tokio::time::Instant::now();
+                        backoff.reset();
+                        shared.touch(&shared.mark_heard);
+                        shared.metrics.broker_up.set(1);
+                    }
+                    group.push(message);
                 }
             }
-            Some(Heard::Raw(message, given)) => {
-                if given == Some(nonce) {
-                    heard = tokio::time::Instant::now();
-                    backoff.reset();
-                    shared.touch(&shared.mark_heard);
-                    shared.metrics.broker_up.set(1);
-                }
-                if raw.send(message).await.is_err() {
-                    return Ok(());
-                }
-            }
+        }
+        if !group.is_empty() && raw.send(group).await.is_err() {
+            return Ok(());
         }
     }
 }
