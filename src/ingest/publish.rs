@@ -89,6 +89,12 @@ impl Publication {
 /// The publisher's object with `channel` in front; a `channel` of its own is replaced.
 fn with_channel(data: &str, channel: &Channel) -> Option<String> {
     let line = compact_object(data, DATA_BYTES_MAX)?;
+    if !line.contains("\"channel\"") {
+        // A channel's name needs no escapes.
+        let rest = line.strip_prefix('{')?;
+        let comma = if rest == "}" { "" } else { "," };
+        return Some(format!("{{\"channel\":\"{channel}\"{comma}{rest}"));
+    }
     let mut object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&line).ok()?;
     object.shift_remove("channel");
     let mut whole = serde_json::Map::new();
