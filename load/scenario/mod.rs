@@ -1,0 +1,115 @@
+//! The scenarios: what is started, published and asked, and in which order.
+
+pub(crate) mod idle;
+pub(crate) mod light;
+pub(crate) mod own;
+
+use serde_json::Map;
+use serde_json::Value;
+
+use crate::Failure;
+use crate::field::Field;
+use crate::field::Shape;
+use crate::field::kept_up;
+use crate::options::Server;
+use crate::options::Setup;
+use crate::options::Way;
+use crate::postgres::Postgres;
+use crate::processes;
+use crate::report;
+
+/// Between two steps of a search.
+const STEP: f64 = 1.3;
+/// How often the gap between the last good rate and the first bad one is halved.
+const REFINEMENTS: u32 = 2;
+const SEARCH_WARMUP_S: f64 = 0.7;
+const SEARCH_S: f64 = 2.0;
+const STEPS_MAX: u32 = 24;
+
+/// What all scenarios of one run share.
+#[derive(Debug)]
+pub(crate) struct Bench {
+    pub(crate) setup: Setup,
+    pub(crate) postgres: Postgres,
+}
+
+impl Bench {
+    pub(crate) async fn new(mut setup: Setup) -> Result<Self, Failure> {
+        setup.no_pin |= !processes::can_pin();
+        if !setup.no_pin {
+            processes::take_load_core()?;
+        }
+        Ok(Self { postgres: Postgres::start().await?, setup })
+    }
+
+    /// Every server by every way; the bare ones right after the one that they are compared with, run by run.
+    pub(crate) fn rounds(&self) -> impl Iterator<Item = (Server, Way)> + use<> {
+        let Setup { servers, ways, repeat, .. } = self.setup.clone();
+        let round = ways.into_iter().flat_map(move |way| servers.clone().into_iter().map(move |server| (server, way)));
+        let round: Vec<(Server, Way)> = round.collect();
+        let length = round.len();
+        round.into_iter().cycle().take(length * repeat.max(1) as usize)
+    }
+
+    pub(crate) async fn open(&self, server: Server, way: Way, shape: Shape) -> Result<Field, Failure> {
+        Field::open(&self.setup, &self.postgres, server, way, shape).await
+    }
+
+    /// The highest rate at which all comes, with p99 below a bound: up by steps, then closer. A server that was overloaded
+    /// is started anew, so that nothing of before waits in it.
+    pub(crate) async fn search(
+        &self,
+        (server, way): (Server, Way),
+        shape: &Shape,
+        from: f64,
+        p99_us_max: u64,
+    ) -> Result<Option<Value>, Failure> {
+        let mut field = self.open(server, way, shape.clone()).await?;
+        let (mut rate, mut best, mut bad) = (from, None, f64::INFINITY);
+        let mut refinements = 0;
+        for _ in 0..STEPS_MAX {
+            let row = field.publish(rate, SEARCH_WARMUP_S, SEARCH_S)?;
+            if kept_up(&row, p99_us_max) {
+                best = Some(row);
+            } else {
+                bad = rate;
+                drop(field);
+                field = self.open(server, way, shape.clone()).await?;
+            }
+            let good = best.as_ref().and_then(|row: &Value| row["rate"].as_f64());
+            rate = match good {
+                Some(good) if bad.is_infinite() => good * STEP,
+                Some(_) if refinements == REFINEMENTS => break,
+                Some(good) => {
+                    refinements += 1;
+                    (good * bad).sqrt()
+                }
+                None => bad / STEP / STEP,
+            }
+            .round();
+        }
+        Ok(best)
+    }
+}
+
+/// Rows of the same thing from several runs, as medians, in the order of the first run.
+pub(crate) fn medians(rows: Vec<Value>, keys: &[&str]) -> Vec<Value> {
+    let mut groups: Vec<(Vec<Value>, Vec<Value>)> = Vec::new();
+    for row in rows {
+        let key: Vec<Value> = keys.iter().map(|key| row[*key].clone()).collect();
+        match groups.iter_mut().find(|(other, _)| *other == key) {
+            Some((_, group)) => group.push(row),
+            None => groups.push((key, vec![row])),
+        }
+    }
+    groups.into_iter().map(|(_, group)| report::medians(&group)).collect()
+}
+
+/// Prints and keeps what one scenario has measured.
+pub(crate) fn finish(setup: &Setup, name: &str, results: Vec<(&str, Vec<Value>)>) -> Result<bool, Failure> {
+    let results: Map<String, Value> =
+        results.into_iter().map(|(part, rows)| (part.to_owned(), Value::Array(rows))).collect();
+    let good = results.values().all(|rows| rows.as_array().is_some_and(|rows| rows.iter().all(report::is_clean)));
+    report::write(setup.json.as_deref(), &[(name.to_owned(), Value::Object(results))].into_iter().collect())?;
+    Ok(good)
+}
