@@ -25,10 +25,12 @@ const TAIL_MAX_S: u64 = 3;
 pub(crate) struct Shape {
     pub(crate) streams: u64,
     pub(crate) jobs_per_stream: u64,
-    /// All that updates are about; those of the streams are the first.
+    /// All that updates are about.
     pub(crate) jobs: u64,
     /// All streams hear the only job.
     pub(crate) shared: bool,
+    /// Of streams that hear the same, one of so many is looked at.
+    pub(crate) sample: u64,
     /// Channels beside that of the job, about which nothing is published; `{other}` is the kind that isn't published.
     pub(crate) quiet: &'static [&'static str],
     /// Streams with a session.
@@ -40,8 +42,18 @@ pub(crate) struct Shape {
 impl Shape {
     /// Each stream has a job of its own.
     pub(crate) fn own(streams: u64) -> Self {
-        let (quiet, jobs_per_stream) = (&[][..], 1);
-        Self { streams, jobs_per_stream, jobs: streams, shared: false, quiet, session: false, reconnect: false }
+        let (quiet, jobs_per_stream, sample) = (&[][..], 1, 1);
+        Self { streams, jobs_per_stream, jobs: streams, shared: false, sample, quiet, session: false, reconnect: false }
+    }
+
+    /// All streams hear the same. Of many, a tenth is looked at: the reader would otherwise be what is measured.
+    pub(crate) fn shared(streams: u64) -> Self {
+        Self { shared: true, jobs: 1, sample: streams.div_ceil(100).min(10), ..Self::own(streams) }
+    }
+
+    /// Of so many jobs one belongs to a stream, evenly, so that foreign updates lie between.
+    fn spread(&self) -> u64 {
+        (self.jobs / (self.streams * self.jobs_per_stream).max(1)).max(1)
     }
 
     /// How many streams hear an update, on average.
@@ -76,7 +88,7 @@ impl Field {
         let stack = Stack::start(setup, server, way, postgres).await?;
         let run = format!("{:08x}", fastrand::u32(..));
         if server == Server::Tidings {
-            postgres.seed(&run, shape.streams, shape.jobs_per_stream, shape.jobs).await?;
+            postgres.seed(&run, shape.streams, shape.jobs_per_stream * shape.spread(), shape.jobs).await?;
         }
         let reader = Part::start(Core::Inherited, &reader_args(setup, &stack, server, way, &shape, &run)?)?;
         let publisher = Part::start(Core::Inherited, &publisher_args(setup, &stack, way, &shape, &run)?)?;
@@ -134,10 +146,15 @@ impl Field {
         self.end(rate, &meter)
     }
 
+    /// Forgets what was seen so far.
+    pub(crate) fn begin_quietly(&mut self) -> Result<(), Failure> {
+        self.phase += 1;
+        self.reader.ask(&format!("phase {}", self.phase)).map(drop)
+    }
+
     /// Begins to publish; comes back when the warm-up is over.
     pub(crate) fn begin(&mut self, rate: f64, warmup_s: f64, seconds: f64) -> Result<(), Failure> {
-        self.phase += 1;
-        self.reader.ask(&format!("phase {}", self.phase))?;
+        self.begin_quietly()?;
         self.publisher.ask(&format!("run {rate} {warmup_s} {seconds} {}", self.phase)).map(drop)
     }
 
@@ -163,12 +180,20 @@ impl Field {
         if let (Value::Object(row), Value::Object(seen)) = (&mut row, seen) {
             row.extend(seen);
         }
-        let short = row["delivered"].as_f64().unwrap_or_default() < updates * self.shape.fan() * 0.999 - 1.0;
-        row["short"] = short.into();
+        row["short"] = self.is_short(&row, updates).into();
         row["published"] = published.clone();
         row["loadPercent"] = load.into();
         row["cores"] = cores;
         row
+    }
+
+    /// Whether less has come than was published, at the streams that are looked at or, by their bytes, at the others.
+    fn is_short(&self, row: &Value, updates: f64) -> bool {
+        let looked_at = self.shape.streams.div_ceil(self.shape.sample) as f64;
+        let share = looked_at / self.shape.streams as f64;
+        let [read, drained] = ["bytesRead", "bytesDrained"].map(|name| row[name].as_f64().unwrap_or_default());
+        let thin = drained < read / share * (1.0 - share) * 0.95;
+        row["delivered"].as_f64().unwrap_or_default() < updates * self.shape.fan() * share * 0.999 - 1.0 || thin
     }
 
     /// What every figure says about itself.
@@ -222,14 +247,17 @@ fn reader_args(
     let channels = std::iter::once(own).chain(shape.quiet.iter().map(|quiet| quiet.replace("{other}", other)));
     let [url, streams, each] = [stack.url.to_string(), shape.streams.to_string(), shape.jobs_per_stream.to_string()];
     let mut args = words(&["reader", "--url", &url, "--run", run, "--streams", &streams, "--path", &path]);
-    args.extend(words(&["--jobs-per-stream", &each]));
+    args.extend(words(&["--jobs-per-stream", &each, "--in-flight", &setup.in_flight.to_string()]));
     args.extend(channels.flat_map(|channel| ["--channel".to_owned(), channel]));
     if server == Server::Other {
         args.push("--plain".to_owned());
     } else {
         args.extend(words(&["--jwt-secret", tokens::SECRET]));
     }
-    args.extend(shape.shared.then(|| "--shared".to_owned()));
+    args.extend(words(&["--spread", &shape.spread().to_string()]));
+    if shape.shared {
+        args.extend(words(&["--shared", "--sample", &shape.sample.to_string()]));
+    }
     args.extend(shape.reconnect.then(|| "--reconnect".to_owned()));
     Ok(args)
 }

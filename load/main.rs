@@ -11,6 +11,7 @@ mod options;
 mod postgres;
 mod processes;
 mod publisher;
+mod queries;
 mod raw;
 mod reader;
 mod report;
@@ -59,6 +60,10 @@ async fn run(command: Command) -> Result<bool, Failure> {
         Command::Idle(setup) => scenario::idle::run(&setup).await,
         Command::Own(setup) => scenario::own::run(&setup).await,
         Command::Light(setup) => scenario::light::run(&setup).await,
+        Command::Fanout(setup) => scenario::fanout::run(&setup).await,
+        Command::Foreign(setup) => scenario::foreign::run(&setup).await,
+        Command::Storm(setup) => scenario::storm::run(&setup).await,
+        Command::Soak { churn, setup } => scenario::soak::run(&setup, churn).await,
         Command::Raw(role) => raw::run(&role).map(|()| true),
         Command::Publisher(role) => publisher::run(&role).map(|()| true),
         Command::Reader(role) => reader::run(&role).map(|()| true),

@@ -23,6 +23,20 @@ pub(crate) enum Command {
     Own(Setup),
     /// S5: few streams, few updates: how long from worker to page
     Light(Setup),
+    /// S2: one channel for all: how many deliveries a second, and how soon the last one
+    Fanout(Setup),
+    /// S4: updates that nobody here listens to
+    Foreign(Setup),
+    /// All streams are cut at once and come back
+    Storm(Setup),
+    /// Streams come and go for a long time; nothing may be lost, memory may not grow
+    Soak {
+        /// Streams that come and go per second
+        #[arg(long, default_value_t = 50.0)]
+        churn: f64,
+        #[command(flatten)]
+        setup: Setup,
+    },
     /// Part of a scenario: the bare server that others are measured against
     Raw(RawRole),
     /// Part of a scenario: publishes
@@ -81,6 +95,9 @@ pub(crate) struct Setup {
     /// Leave out the search for the highest rate
     #[arg(long)]
     pub(crate) no_search: bool,
+    /// Streams that are being opened at once
+    #[arg(long, default_value_t = 400)]
+    pub(crate) in_flight: usize,
     /// Let the scheduler choose the cores, instead of one for the server and one for everything else
     #[arg(long)]
     pub(crate) no_pin: bool,
@@ -165,6 +182,9 @@ pub(crate) struct ReaderRole {
     pub(crate) channel: Vec<String>,
     #[arg(long, default_value_t = 1)]
     pub(crate) jobs_per_stream: u64,
+    /// Of so many jobs one belongs to a stream
+    #[arg(long, default_value_t = 1)]
+    pub(crate) spread: u64,
     /// Makes a token for each stream
     #[arg(long)]
     pub(crate) jwt_secret: Option<String>,
@@ -174,6 +194,12 @@ pub(crate) struct ReaderRole {
     /// A server of another kind, which doesn't say `ready`
     #[arg(long)]
     pub(crate) plain: bool,
+    /// Look only at every so manieth stream, and drain the others; with --shared
+    #[arg(long, default_value_t = 1, requires = "shared")]
+    pub(crate) sample: usize,
+    /// Streams that are being opened at once
+    #[arg(long, default_value_t = 400)]
+    pub(crate) in_flight: usize,
     /// Open streams again that the server cuts, as a browser does
     #[arg(long)]
     pub(crate) reconnect: bool,

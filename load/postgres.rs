@@ -49,10 +49,10 @@ impl Postgres {
         self.process.pid()
     }
 
-    /// A user with jobs and documents for each stream, all of the same numbers; `jobs` of them in all.
-    pub(crate) async fn seed(&self, run: &str, streams: u64, jobs_per_stream: u64, jobs: u64) -> Result<(), Failure> {
+    /// A user for each stream, and `jobs` jobs and documents in all, of which `each` belong to the same user.
+    pub(crate) async fn seed(&self, run: &str, streams: u64, each: u64, jobs: u64) -> Result<(), Failure> {
         let mut database = PgConnection::connect(&self.url).await?;
-        let [streams, each, jobs] = [streams, jobs_per_stream.max(1), jobs].map(i64::try_from);
+        let [streams, each, jobs] = [streams, each.max(1), jobs].map(i64::try_from);
         let statements = [
             "INSERT INTO tidings.users (id, name)
              SELECT 'load-' || $1 || '-' || i, 'Reader ' || i FROM generate_series(0, $2 - 1) AS i WHERE $3 > 0",

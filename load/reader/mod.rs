@@ -27,8 +27,6 @@ use crate::reader::tally::Shape;
 use crate::reader::tally::Tally;
 use crate::report::us_histogram;
 
-/// Streams that are being opened at once.
-const OPENING_MAX: usize = 400;
 const BUFFER: usize = 256 * 1024;
 const EVENTS: usize = 1024;
 /// How often it looks whether what it waits for has happened.
@@ -65,7 +63,7 @@ pub(crate) fn run(role: &ReaderRole) -> Result<(), Failure> {
         opening: 0,
         open: 0,
         opened_us: us_histogram(),
-        tally: Tally::new(shape, count)?,
+        tally: Tally::new(shape, count, role)?,
         churn: 0.0,
         churned_us: 0,
     };
@@ -108,15 +106,24 @@ impl Reader {
         if !event.is_readable() && !event.is_read_closed() && !event.is_error() {
             return;
         }
-        let (mut ready, mut ended) = (false, false);
+        let closing = event.is_read_closed();
+        if stream.state == State::Open && !number.is_multiple_of(self.role.sample) {
+            return match stream.drain(buffer, closing) {
+                Ok(Some(count)) => self.tally.bytes_drained += count,
+                Ok(None) => self.lose(number, "closed by the server"),
+                Err(why) => self.lose(number, &why),
+            };
+        }
+        let (mut ready, mut ended, mut count) = (false, false, 0);
         let tally = &mut self.tally;
-        let read = stream.read(buffer, event.is_read_closed(), &mut |said, now| match said {
+        let read = stream.read(buffer, closing, &mut count, &mut |said, now| match said {
             Said::Stamp(stamp) => tally.hear(number, stamp, now),
             Said::Ready => ready = true,
             Said::Reset => tally.resets += 1,
             Said::End => ended = true,
-            Said::Cursor(_) => {}
+            Said::Cursor(_) | Said::Dispatched => {}
         });
+        self.tally.bytes_read += if number.is_multiple_of(self.role.sample) { count } else { 0 };
         self.tally.ends += u64::from(ended);
         // A server that knows no `ready` is ready when it has answered.
         if (ready || self.role.plain && stream.is_answered()) && stream.state == State::Opening {
@@ -152,7 +159,7 @@ impl Reader {
     }
 
     fn open_some(&mut self) {
-        while self.opening < OPENING_MAX
+        while self.opening < self.role.in_flight
             && let Some(number) = self.waiting.pop_front()
         {
             let Some(stream) = self.streams.get_mut(number).filter(|stream| stream.state == State::Closed) else {

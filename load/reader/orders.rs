@@ -122,11 +122,13 @@ fn answer(pending: Pending, reader: &mut Reader) -> Option<Value> {
                 })
             })
         }
-        Pending::Report { until_us, sent, jobs, expected } => (reader.tally.reached >= expected || now > until_us)
-            .then(|| {
+        Pending::Report { until_us, sent, jobs, expected } => {
+            let all = reader.tally.reached >= expected && reader.tally.is_level(reader.streams.len());
+            (all || now > until_us).then(|| {
                 reader.tally.close(sent, jobs);
                 reader.tally.to_json()
-            }),
+            })
+        }
     }
 }
 

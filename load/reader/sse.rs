@@ -21,8 +21,11 @@ pub(crate) enum Said<'a> {
     Reset,
     /// `end` or `problem`.
     End,
-    Cursor(&'a [u8]),
     Stamp(Stamp),
+    /// Of the event that is being read: it counts once that has ended.
+    Cursor(&'a [u8]),
+    /// An event has ended.
+    Dispatched,
 }
 
 /// Where we are in the answer.
@@ -39,13 +42,14 @@ enum At {
     End,
 }
 
-/// The name of the event that is being read, as far as it matters.
+/// The event that is being read, as far as it matters. A browser takes notice of one when its empty line has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Event {
     Ready,
     Reset,
     End,
     Other,
+    Stamped(Stamp),
 }
 
 /// Parser of one connection.
@@ -144,16 +148,9 @@ impl Parser {
 
     fn line(&mut self, line: &[u8], tell: &mut impl FnMut(Said<'_>)) {
         match line.split_at_checked(4) {
-            Some((b"data", data)) => match self.event {
-                Event::Ready => tell(Said::Ready),
-                Event::Reset => tell(Said::Reset),
-                Event::End => tell(Said::End),
-                Event::Other => {
-                    if let Some(stamp) = stamp(data) {
-                        tell(Said::Stamp(stamp));
-                    }
-                }
-            },
+            Some((b"data", data)) if self.event == Event::Other => {
+                self.event = stamp(data).map_or(Event::Other, Event::Stamped);
+            }
             Some((b"even", name)) => {
                 self.event = match name.strip_prefix(b"t: ").unwrap_or_default() {
                     b"ready" => Event::Ready,
@@ -163,10 +160,17 @@ impl Parser {
                 };
             }
             Some((b"id: ", cursor)) => tell(Said::Cursor(cursor)),
-            Some(_) => {}
-            // The end of an event; a server that sends no names means data.
-            None if line.is_empty() => self.event = Event::Other,
-            None => {}
+            None if line.is_empty() => {
+                match std::mem::replace(&mut self.event, Event::Other) {
+                    Event::Ready => tell(Said::Ready),
+                    Event::Reset => tell(Said::Reset),
+                    Event::End => tell(Said::End),
+                    Event::Stamped(stamp) => tell(Said::Stamp(stamp)),
+                    Event::Other => {}
+                }
+                tell(Said::Dispatched);
+            }
+            _ => {}
         }
     }
 }

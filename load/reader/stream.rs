@@ -36,8 +36,17 @@ pub(crate) struct Stream {
     parser: Parser,
     pub(crate) state: State,
     pub(crate) since_us: u64,
-    cursor: [u8; CURSOR_MAX],
-    cursor_length: u8,
+    /// That of the last event, and that of the one which is being read.
+    cursors: [Cursor; 2],
+    /// Which of the two is that of the last event.
+    last: usize,
+    pending: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Cursor {
+    bytes: [u8; CURSOR_MAX],
+    length: u8,
 }
 
 impl Default for Stream {
@@ -47,8 +56,9 @@ impl Default for Stream {
             parser: Parser::default(),
             state: State::Closed,
             since_us: 0,
-            cursor: [0; CURSOR_MAX],
-            cursor_length: 0,
+            cursors: [Cursor { bytes: [0; CURSOR_MAX], length: 0 }; 2],
+            last: 0,
+            pending: false,
         }
     }
 }
@@ -87,17 +97,23 @@ impl Stream {
         &mut self,
         buffer: &mut [u8],
         closing: bool,
+        count: &mut u64,
         tell: &mut impl FnMut(Said<'_>, u64),
     ) -> Result<bool, String> {
-        let Self { socket: Some(socket), parser, cursor, cursor_length, .. } = self else { return Ok(true) };
+        let Self { socket: Some(socket), parser, cursors, last, pending, .. } = self else { return Ok(true) };
         loop {
             match socket.read(buffer) {
                 Ok(0) => return Ok(false),
                 Ok(read) => {
                     let now = now_us();
+                    *count += read as u64;
                     let bytes = buffer.get(..read).unwrap_or_default();
                     let mut hear = |said: Said<'_>| match said {
-                        Said::Cursor(id) => *cursor_length = keep(cursor, id),
+                        Said::Cursor(id) => *pending = cursors[1 - *last].keep(id),
+                        Said::Dispatched => {
+                            *last ^= usize::from(*pending);
+                            *pending = false;
+                        }
                         said => tell(said, now),
                     };
                     parser.push(bytes, &mut hear).map_err(|refused| refused.0)?;
@@ -116,25 +132,51 @@ impl Stream {
         self.parser.is_answered()
     }
 
+    /// Reads what is there and only counts it: where hundreds of streams say the same, a few that are looked at will do.
+    /// `Ok(None)`: the other end has closed.
+    pub(crate) fn drain(&mut self, buffer: &mut [u8], closing: bool) -> Result<Option<u64>, String> {
+        let Some(socket) = &mut self.socket else { return Ok(Some(0)) };
+        let mut count = 0;
+        loop {
+            match socket.read(buffer) {
+                Ok(0) => return Ok(None),
+                Ok(read) => {
+                    count += read as u64;
+                    if read < buffer.len() && !closing {
+                        return Ok(Some(count));
+                    }
+                }
+                Err(none) if none.kind() == ErrorKind::WouldBlock => return Ok(Some(count)),
+                Err(none) if none.kind() == ErrorKind::Interrupted => {}
+                Err(failure) => return Err(failure.to_string()),
+            }
+        }
+    }
+
     /// Closing takes it out of the poll as well.
     pub(crate) fn close(&mut self) {
-        (self.socket, self.state) = (None, State::Closed);
+        (self.socket, self.state, self.pending) = (None, State::Closed, false);
     }
 
     pub(crate) fn forget_cursor(&mut self) {
-        self.cursor_length = 0;
+        self.cursors[self.last].length = 0;
     }
 
     pub(crate) fn cursor(&self) -> Option<&str> {
-        let cursor = self.cursor.get(..usize::from(self.cursor_length))?;
-        std::str::from_utf8(cursor).ok().filter(|cursor| !cursor.is_empty())
+        let cursor = &self.cursors[self.last];
+        let bytes = cursor.bytes.get(..usize::from(cursor.length))?;
+        std::str::from_utf8(bytes).ok().filter(|cursor| !cursor.is_empty())
     }
 }
 
-fn keep(cursor: &mut [u8; CURSOR_MAX], id: &[u8]) -> u8 {
-    let Some(place) = cursor.get_mut(..id.len()) else { return 0 };
-    place.copy_from_slice(id);
-    u8::try_from(id.len()).unwrap_or(0)
+impl Cursor {
+    /// `false`: it is longer than any that we know.
+    fn keep(&mut self, id: &[u8]) -> bool {
+        let Some(place) = self.bytes.get_mut(..id.len()) else { return false };
+        place.copy_from_slice(id);
+        self.length = u8::try_from(id.len()).unwrap_or(0);
+        true
+    }
 }
 
 /// What a stream asks for: `{channels}` of the path are the channel patterns filled in, each with the jobs of that stream.
@@ -158,7 +200,8 @@ pub(crate) fn path(role: &ReaderRole, number: usize) -> String {
     for pattern in &role.channel {
         let pattern = pattern.replace("{run}", &role.run).replace("{i}", &number.to_string());
         if pattern.contains("{job}") {
-            channels.extend((number * jobs..(number + 1) * jobs).map(|job| pattern.replace("{job}", &job.to_string())));
+            let own = (number * jobs..(number + 1) * jobs).map(|job| job * role.spread);
+            channels.extend(own.map(|job| pattern.replace("{job}", &job.to_string())));
         } else {
             channels.push(pattern);
         }

@@ -1,8 +1,12 @@
 //! The scenarios: what is started, published and asked, and in which order.
 
+pub(crate) mod fanout;
+pub(crate) mod foreign;
 pub(crate) mod idle;
 pub(crate) mod light;
 pub(crate) mod own;
+pub(crate) mod soak;
+pub(crate) mod storm;
 
 use serde_json::Map;
 use serde_json::Value;
@@ -18,13 +22,21 @@ use crate::postgres::Postgres;
 use crate::processes;
 use crate::report;
 
-/// Between two steps of a search.
-const STEP: f64 = 1.3;
 /// How often the gap between the last good rate and the first bad one is halved.
 const REFINEMENTS: u32 = 2;
 const SEARCH_WARMUP_S: f64 = 0.7;
 const SEARCH_S: f64 = 2.0;
 const STEPS_MAX: u32 = 24;
+
+/// How the highest rate is looked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Search {
+    /// The first rate.
+    pub(crate) from: f64,
+    /// How many times the last good one the next is.
+    pub(crate) step: f64,
+    pub(crate) p99_us_max: u64,
+}
 
 /// What all scenarios of one run share.
 #[derive(Debug)]
@@ -61,8 +73,7 @@ impl Bench {
         &self,
         (server, way): (Server, Way),
         shape: &Shape,
-        from: f64,
-        p99_us_max: u64,
+        Search { from, step, p99_us_max }: Search,
     ) -> Result<Option<Value>, Failure> {
         let mut field = self.open(server, way, shape.clone()).await?;
         let (mut rate, mut best, mut bad) = (from, None, f64::INFINITY);
@@ -78,13 +89,13 @@ impl Bench {
             }
             let good = best.as_ref().and_then(|row: &Value| row["rate"].as_f64());
             rate = match good {
-                Some(good) if bad.is_infinite() => good * STEP,
+                Some(good) if bad.is_infinite() => good * step,
                 Some(_) if refinements == REFINEMENTS => break,
                 Some(good) => {
                     refinements += 1;
                     (good * bad).sqrt()
                 }
-                None => bad / STEP / STEP,
+                None => bad / step / step,
             }
             .round();
         }

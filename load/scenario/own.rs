@@ -5,17 +5,17 @@ use serde_json::Value;
 use crate::Failure;
 use crate::field::Shape;
 use crate::options::Setup;
-use crate::options::Way;
 use crate::report;
 use crate::scenario::Bench;
+use crate::scenario::Search;
 use crate::scenario::finish;
 use crate::scenario::medians;
 
 const STREAMS: u64 = 5_000;
 const RATES: [f64; 3] = [5_000.0, 20_000.0, 50_000.0];
 const SECONDS: f64 = 3.0;
-pub(crate) const P99_US_MAX: u64 = 50_000;
-const SEARCH_FROM: f64 = 20_000.0;
+const P99_US_MAX: u64 = 50_000;
+const SEARCH: Search = Search { from: 20_000.0, step: 1.3, p99_us_max: P99_US_MAX };
 
 pub(crate) async fn run(setup: &Setup) -> Result<bool, Failure> {
     let bench = Bench::new(setup.clone()).await?;
@@ -44,8 +44,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<(Vec<Value>, Vec<Value>), F
         }
         drop(field);
         if !setup.no_search {
-            let from = if way == Way::Durable { SEARCH_FROM } else { SEARCH_FROM * 2.0 };
-            highest.extend(bench.search((server, way), &shape, from, P99_US_MAX).await?);
+            highest.extend(bench.search((server, way), &shape, SEARCH).await?);
         }
     }
     Ok((medians(fixed, &["server", "way", "rate"]), medians(highest, &["server", "way"])))
