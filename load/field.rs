@@ -37,13 +37,25 @@ pub(crate) struct Shape {
     pub(crate) session: bool,
     /// Streams come back by themselves.
     pub(crate) reconnect: bool,
+    /// Streams on one connection of HTTP/2; otherwise each has one of HTTP/1.1.
+    pub(crate) http2: Option<u64>,
 }
 
 impl Shape {
     /// Each stream has a job of its own.
     pub(crate) fn own(streams: u64) -> Self {
         let (quiet, jobs_per_stream, sample) = (&[][..], 1, 1);
-        Self { streams, jobs_per_stream, jobs: streams, shared: false, sample, quiet, session: false, reconnect: false }
+        Self {
+            streams,
+            jobs_per_stream,
+            jobs: streams,
+            shared: false,
+            sample,
+            quiet,
+            session: false,
+            reconnect: false,
+            http2: None,
+        }
     }
 
     /// All streams hear the same. Of many, a tenth is looked at: the reader would otherwise be what is measured.
@@ -94,19 +106,6 @@ impl Field {
         let publisher = Part::start(Core::Inherited, &publisher_args(setup, &stack, way, &shape, &run)?)?;
         let postgres_pid = postgres.pid();
         Ok(Self { reader, publisher, stack, postgres_pid, server, way, shape, sent: 0, phase: 0 })
-    }
-
-    /// The same with all streams open.
-    pub(crate) async fn open(
-        setup: &Setup,
-        postgres: &Postgres,
-        server: Server,
-        way: Way,
-        shape: Shape,
-    ) -> Result<Self, Failure> {
-        let mut this = Self::start(setup, postgres, server, way, shape).await?;
-        this.open_all("open")?;
-        Ok(this)
     }
 
     /// `open`, or `cut` for all at once; fails unless all are ready.
@@ -257,6 +256,9 @@ fn reader_args(
     args.extend(words(&["--spread", &shape.spread().to_string()]));
     if shape.shared {
         args.extend(words(&["--shared", "--sample", &shape.sample.to_string()]));
+    }
+    if let Some(each) = shape.http2 {
+        args.extend(words(&["--http2", &each.to_string()]));
     }
     args.extend(shape.reconnect.then(|| "--reconnect".to_owned()));
     Ok(args)

@@ -5,9 +5,11 @@
 #![expect(clippy::indexing_slicing, reason = "a JSON value answers null for what it doesn't have")]
 
 mod field;
+mod goals;
 mod meter;
 mod number;
 mod options;
+mod plot;
 mod postgres;
 mod processes;
 mod publisher;
@@ -64,6 +66,8 @@ async fn run(command: Command) -> Result<bool, Failure> {
         Command::Foreign(setup) => scenario::foreign::run(&setup).await,
         Command::Storm(setup) => scenario::storm::run(&setup).await,
         Command::Soak { churn, setup } => scenario::soak::run(&setup, churn).await,
+        Command::Growth(setup) => scenario::growth::run(&setup).await,
+        Command::All { short, setup } => scenario::all::run(setup, short).await,
         Command::Raw(role) => raw::run(&role).map(|()| true),
         Command::Publisher(role) => publisher::run(&role).map(|()| true),
         Command::Reader(role) => reader::run(&role).map(|()| true),

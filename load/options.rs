@@ -37,6 +37,16 @@ pub(crate) enum Command {
         #[command(flatten)]
         setup: Setup,
     },
+    /// How the cost grows: with streams, channels per stream, jobs, lanes; over HTTP/2
+    Growth(Setup),
+    /// Everything in a row, and the goals of the project beside what was measured
+    All {
+        /// Small and short: under four minutes
+        #[arg(long)]
+        short: bool,
+        #[command(flatten)]
+        setup: Setup,
+    },
     /// Part of a scenario: the bare server that others are measured against
     Raw(RawRole),
     /// Part of a scenario: publishes
@@ -122,6 +132,8 @@ pub(crate) struct Setup {
     /// Write the results there as well
     #[arg(long)]
     pub(crate) json: Option<PathBuf>,
+    #[arg(skip)]
+    pub(crate) short: bool,
     /// Draw the results into this directory
     #[arg(long)]
     pub(crate) plots: Option<PathBuf>,
@@ -200,6 +212,9 @@ pub(crate) struct ReaderRole {
     /// Streams that are being opened at once
     #[arg(long, default_value_t = 400)]
     pub(crate) in_flight: usize,
+    /// HTTP/2 with so many streams on a connection; such streams open, and close only at the end
+    #[arg(long)]
+    pub(crate) http2: Option<usize>,
     /// Open streams again that the server cuts, as a browser does
     #[arg(long)]
     pub(crate) reconnect: bool,

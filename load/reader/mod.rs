@@ -3,23 +3,30 @@
 //! It shares a core with the publisher and Redis, so it does as little as possible: one `read` per readable socket, one look
 //! for line breaks, one stamp per event.
 
+mod http2;
 mod orders;
 mod sse;
 mod stream;
 mod tally;
 
 use std::collections::VecDeque;
+use std::io::Read as _;
+use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
+use hdrhistogram::Histogram;
 use mio::Events;
+use mio::Interest;
 use mio::Poll;
 use mio::Token;
 use mio::event::Event;
+use mio::unix::SourceFd;
 
 use crate::Failure;
 use crate::now_us;
 use crate::options::ReaderRole;
 use crate::reader::orders::Orders;
+use crate::reader::orders::Streams;
 use crate::reader::sse::Said;
 use crate::reader::stream::State;
 use crate::reader::stream::Stream;
@@ -44,15 +51,18 @@ pub(crate) struct Reader {
     opening: usize,
     open: usize,
     /// How long each opening took, from `connect` to `ready`.
-    opened_us: hdrhistogram::Histogram<u64>,
+    opened_us: Histogram<u64>,
     tally: Tally,
     /// Streams that are closed and opened again, per second.
-    churn: f64,
+    churn_rate: f64,
     churned_us: u64,
 }
 
 /// Does what it is told on standard input until that ends.
 pub(crate) fn run(role: &ReaderRole) -> Result<(), Failure> {
+    if let Some(per_connection) = role.http2 {
+        return http2::run(role, per_connection);
+    }
     let count = usize::try_from(role.streams)?;
     let shape = if role.shared { Shape::Shared } else { Shape::Own(role.jobs_per_stream) };
     let mut reader = Reader {
@@ -64,7 +74,7 @@ pub(crate) fn run(role: &ReaderRole) -> Result<(), Failure> {
         open: 0,
         opened_us: us_histogram(),
         tally: Tally::new(shape, count, role)?,
-        churn: 0.0,
+        churn_rate: 0.0,
         churned_us: 0,
     };
     reader.serve()
@@ -73,7 +83,8 @@ pub(crate) fn run(role: &ReaderRole) -> Result<(), Failure> {
 impl Reader {
     fn serve(&mut self) -> Result<(), Failure> {
         let (mut events, mut buffer) = (Events::with_capacity(EVENTS), vec![0; BUFFER]);
-        let mut orders = Orders::new(self.poll.registry(), ORDERS)?;
+        let mut orders = Orders::default();
+        self.poll.registry().register(&mut SourceFd(&std::io::stdin().as_raw_fd()), ORDERS, Interest::READABLE)?;
         loop {
             match self.poll.poll(&mut events, Some(LOOK_EVERY)) {
                 Err(failure) if failure.kind() != std::io::ErrorKind::Interrupted => return Err(failure.into()),
@@ -81,8 +92,11 @@ impl Reader {
             }
             for event in &events {
                 if event.token() == ORDERS {
-                    if !orders.hear()? {
-                        return Ok(());
+                    // A line is shorter than a pipe, and written at once.
+                    let mut some = [0; 4096];
+                    match std::io::stdin().read(&mut some)? {
+                        0 => return Ok(()), // whoever started us is gone
+                        read => orders.give(some.get(..read).unwrap_or_default()),
                     }
                 } else {
                     self.happened(event, &mut buffer);
@@ -175,17 +189,39 @@ impl Reader {
     /// Closes and opens streams at random, so many a second.
     fn churn_some(&mut self) {
         let now = now_us();
-        if self.churn <= 0.0 || self.streams.is_empty() {
+        if self.churn_rate <= 0.0 || self.streams.is_empty() {
             self.churned_us = now;
             return;
         }
-        let pause = 1_000_000.0 / self.churn;
+        let pause = 1_000_000.0 / self.churn_rate;
         while (now.saturating_sub(self.churned_us)) as f64 >= pause {
             self.churned_us += crate::number::to_u64(pause).max(1);
             let number = fastrand::usize(..self.streams.len());
             self.close(number);
             self.waiting.push_back(number);
         }
+    }
+}
+
+impl Streams for Reader {
+    fn count(&self) -> usize {
+        self.streams.len()
+    }
+
+    fn open(&self) -> usize {
+        self.open
+    }
+
+    fn is_opening(&self) -> bool {
+        !self.waiting.is_empty() || self.opening > 0
+    }
+
+    fn opened_us(&self) -> &Histogram<u64> {
+        &self.opened_us
+    }
+
+    fn tally(&mut self) -> &mut Tally {
+        &mut self.tally
     }
 
     fn open_all(&mut self) {
@@ -197,5 +233,13 @@ impl Reader {
     fn close_all(&mut self) {
         self.waiting.clear();
         (0..self.streams.len()).for_each(|number| self.close(number));
+    }
+
+    fn forget_cursors(&mut self) {
+        self.streams.iter_mut().for_each(Stream::forget_cursor);
+    }
+
+    fn churn(&mut self, rate: f64) {
+        self.churn_rate = rate;
     }
 }

@@ -11,23 +11,35 @@
 //! | `skip SENT JOBS` | nothing that was sent so far is waited for; cursors are forgotten |
 //! | `churn RATE` | streams come and go from now on, so many a second |
 
-use std::io::Read as _;
 use std::io::Write as _;
-use std::os::fd::AsRawFd as _;
 
-use mio::Interest;
-use mio::Registry;
-use mio::Token;
-use mio::unix::SourceFd;
+use hdrhistogram::Histogram;
 use serde_json::Value;
 
 use crate::Failure;
 use crate::now_us;
-use crate::reader::Reader;
+use crate::reader::tally::Tally;
 use crate::report::quantiles;
 
 /// How long opening all of them may take.
 const OPEN_MAX_US: u64 = 60_000_000;
+
+/// What orders are about, whatever the streams run over.
+pub(crate) trait Streams {
+    fn count(&self) -> usize;
+    /// How many are ready.
+    fn open(&self) -> usize;
+    /// Whether any waits to be opened, or is being opened.
+    fn is_opening(&self) -> bool;
+    /// How long each opening took, from connecting to `ready`.
+    fn opened_us(&self) -> &Histogram<u64>;
+    fn tally(&mut self) -> &mut Tally;
+    fn open_all(&mut self);
+    fn close_all(&mut self);
+    fn forget_cursors(&mut self);
+    /// So many a second come and go.
+    fn churn(&mut self, rate: f64);
+}
 
 /// An order that is not answered yet.
 #[derive(Debug, Clone, Copy)]
@@ -36,30 +48,22 @@ enum Pending {
     Report { until_us: u64, sent: u64, jobs: u64, expected: u64 },
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Orders {
     unread: Vec<u8>,
     pending: Option<Pending>,
 }
 
 impl Orders {
-    pub(crate) fn new(registry: &Registry, token: Token) -> Result<Self, Failure> {
-        registry.register(&mut SourceFd(&std::io::stdin().as_raw_fd()), token, Interest::READABLE)?;
-        Ok(Self { unread: Vec::new(), pending: None })
-    }
-
-    /// Reads what there is: a line is shorter than a pipe, and written at once. `false`: whoever started us is gone.
-    pub(crate) fn hear(&mut self) -> Result<bool, Failure> {
-        let mut some = [0; 4096];
-        let read = std::io::stdin().read(&mut some)?;
-        self.unread.extend_from_slice(&some[..read]);
-        Ok(read > 0)
+    /// Some bytes of the lines.
+    pub(crate) fn give(&mut self, bytes: &[u8]) {
+        self.unread.extend_from_slice(bytes);
     }
 
     /// Does what was ordered, one order after the other, and answers what has come about.
-    pub(crate) fn look(&mut self, reader: &mut Reader) -> Result<(), Failure> {
+    pub(crate) fn look(&mut self, streams: &mut impl Streams) -> Result<(), Failure> {
         if let Some(pending) = self.pending {
-            let Some(answer) = answer(pending, reader) else { return Ok(()) };
+            let Some(answer) = answer(pending, streams) else { return Ok(()) };
             self.pending = None;
             say(&answer)?;
         }
@@ -67,29 +71,29 @@ impl Orders {
             && let Some(end) = self.unread.iter().position(|byte| *byte == b'\n')
         {
             let line: Vec<u8> = self.unread.drain(..=end).collect();
-            self.obey(&String::from_utf8(line)?, reader)?;
+            self.obey(&String::from_utf8(line)?, streams)?;
         }
         Ok(())
     }
 
-    fn obey(&mut self, line: &str, reader: &mut Reader) -> Result<(), Failure> {
+    fn obey(&mut self, line: &str, streams: &mut impl Streams) -> Result<(), Failure> {
         let mut words = line.split_whitespace();
         let order = words.next().unwrap_or_default();
         let numbers: Vec<f64> = words.map(str::parse).collect::<Result<_, _>>()?;
         let number = |at: usize| crate::number::to_u64(numbers.get(at).copied().unwrap_or_default());
         match order {
-            "open" => reader.open_all(),
+            "open" => streams.open_all(),
             "cut" => {
-                reader.close_all();
-                reader.open_all();
+                streams.close_all();
+                streams.open_all();
             }
-            "close" => reader.close_all(),
-            "phase" => reader.tally.begin(number(0)),
+            "close" => streams.close_all(),
+            "phase" => streams.tally().begin(number(0)),
             "skip" => {
-                reader.tally.skip_to(number(0), number(1));
-                reader.streams.iter_mut().for_each(super::Stream::forget_cursor);
+                streams.tally().skip_to(number(0), number(1));
+                streams.forget_cursors();
             }
-            "churn" => reader.churn = numbers.first().copied().unwrap_or_default(),
+            "churn" => streams.churn(numbers.first().copied().unwrap_or_default()),
             "report" | "seen" => {}
             unknown => return Err(format!("unknown order {unknown:?}").into()),
         }
@@ -98,35 +102,36 @@ impl Orders {
             "report" => {
                 let (sent, jobs) = (number(0), number(1));
                 let until_us = now_us() + number(2) * 1_000_000;
-                let expected = reader.tally.expected(sent, jobs);
+                let expected = streams.tally().expected(sent, jobs);
                 self.pending = Some(Pending::Report { until_us, sent, jobs, expected });
             }
-            "seen" => say(&reader.tally.to_json())?,
+            "seen" => say(&streams.tally().to_json())?,
             _ => say(&serde_json::json!({ "done": order }))?,
         }
         Ok(())
     }
 }
 
-fn answer(pending: Pending, reader: &mut Reader) -> Option<Value> {
+fn answer(pending: Pending, streams: &mut impl Streams) -> Option<Value> {
     let now = now_us();
     match pending {
         Pending::Open { since_us } => {
-            let done = reader.waiting.is_empty() && reader.opening == 0;
+            let done = !streams.is_opening();
             (done || now > since_us + OPEN_MAX_US).then(|| {
                 serde_json::json!({
-                    "open": reader.open,
+                    "open": streams.open(),
                     "seconds": (now - since_us) as f64 / 1e6,
-                    "openedUs": quantiles(&reader.opened_us),
-                    "seen": reader.tally.to_json(),
+                    "openedUs": quantiles(streams.opened_us()),
+                    "seen": streams.tally().to_json(),
                 })
             })
         }
         Pending::Report { until_us, sent, jobs, expected } => {
-            let all = reader.tally.reached >= expected && reader.tally.is_level(reader.streams.len());
+            let count = streams.count();
+            let all = streams.tally().reached >= expected && streams.tally().is_level(count);
             (all || now > until_us).then(|| {
-                reader.tally.close(sent, jobs);
-                reader.tally.to_json()
+                streams.tally().close(sent, jobs);
+                streams.tally().to_json()
             })
         }
     }

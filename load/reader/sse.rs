@@ -72,6 +72,11 @@ impl Default for Parser {
 }
 
 impl Parser {
+    /// The body of an answer of which somebody else has read the head, as the HTTP/2 library does.
+    pub(crate) fn of_body() -> Self {
+        Self { at: At::Plain, ..Self::default() }
+    }
+
     /// Whether the head has come.
     pub(crate) fn is_answered(&self) -> bool {
         self.at != At::Head

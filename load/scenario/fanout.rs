@@ -40,11 +40,15 @@ const COLUMNS: [Column; 11] = [
 pub(crate) async fn run(setup: &Setup) -> Result<bool, Failure> {
     let bench = Bench::new(setup.clone()).await?;
     let (fixed, highest) = measure(&bench).await?;
-    report::print("S2, one channel for all: fixed rates", &fixed, &COLUMNS);
-    if !highest.is_empty() {
-        report::print("S2, one channel for all: saturated (p99 < 250 ms, nothing lost)", &highest, &COLUMNS);
-    }
+    print(&fixed, &highest);
     finish(setup, "fanout", vec![("fixed", fixed), ("highest", highest)])
+}
+
+pub(crate) fn print(fixed: &[Value], highest: &[Value]) {
+    report::print("S2, one channel for all: fixed rates", fixed, &COLUMNS);
+    if !highest.is_empty() {
+        report::print("S2, one channel for all: saturated (p99 < 250 ms, nothing lost)", highest, &COLUMNS);
+    }
 }
 
 pub(crate) async fn measure(bench: &Bench) -> Result<(Vec<Value>, Vec<Value>), Failure> {
@@ -62,7 +66,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<(Vec<Value>, Vec<Value>), F
             drop(field);
             if !setup.no_search && streams <= SATURATED_MAX {
                 let search = Search { from: FROM / streams as f64, step: 2.0, p99_us_max: P99_US_MAX };
-                highest.extend(bench.search((server, way), &shape, search).await?);
+                highest.extend(bench.search((server, way), &shape, search).await?.best);
             }
         }
     }

@@ -19,8 +19,12 @@ const SECONDS: f64 = 5.0;
 pub(crate) async fn run(setup: &Setup) -> Result<bool, Failure> {
     let bench = Bench::new(setup.clone()).await?;
     let rows = measure(&bench).await?;
-    report::print("S4, foreign updates: 1 % of the jobs have a stream", &rows, &report::DELIVERY);
+    print(&rows);
     finish(setup, "foreign", vec![("foreign", rows)])
+}
+
+pub(crate) fn print(rows: &[Value]) {
+    report::print("S4, foreign updates: 1 % of the jobs have a stream", rows, &report::DELIVERY);
 }
 
 pub(crate) async fn measure(bench: &Bench) -> Result<Vec<Value>, Failure> {

@@ -37,8 +37,12 @@ const COLUMNS: [Column; 11] = [
 pub(crate) async fn run(setup: &Setup) -> Result<bool, Failure> {
     let bench = Bench::new(setup.clone()).await?;
     let rows = measure(&bench).await?;
-    report::print("S1, idle streams with a session, a grant and 3 channels", &rows, &COLUMNS);
+    print(&rows);
     finish(setup, "idle", vec![("idle", rows)])
+}
+
+pub(crate) fn print(rows: &[Value]) {
+    report::print("S1, idle streams with a session, a grant and 3 channels", rows, &COLUMNS);
 }
 
 pub(crate) async fn measure(bench: &Bench) -> Result<Vec<Value>, Failure> {
@@ -47,7 +51,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Vec<Value>, Failure> {
     let shape = Shape { session: true, quiet, ..Shape::own(streams) };
     let mut rows = Vec::new();
     for (server, way) in bench.rounds() {
-        let field = Field::start(&bench.setup, &bench.postgres, server, way, shape.clone()).await?;
+        let field = bench.start(server, way, shape.clone()).await?;
         rows.push(one(field, streams as f64).await?);
     }
     Ok(medians(rows, &["server", "way"]))

@@ -1,5 +1,7 @@
 //! S5: light load. What is left of the latency when nothing waits for anything.
 
+use serde_json::Value;
+
 use crate::Failure;
 use crate::field::Shape;
 use crate::options::Setup;
@@ -15,11 +17,15 @@ const SECONDS: f64 = 10.0;
 pub(crate) async fn run(setup: &Setup) -> Result<bool, Failure> {
     let bench = Bench::new(setup.clone()).await?;
     let rows = measure(&bench).await?;
-    report::print("S5, light load: worker to page", &rows, &report::DELIVERY);
+    print(&rows);
     finish(setup, "light", vec![("light", rows)])
 }
 
-pub(crate) async fn measure(bench: &Bench) -> Result<Vec<serde_json::Value>, Failure> {
+pub(crate) fn print(rows: &[Value]) {
+    report::print("S5, light load: worker to page", rows, &report::DELIVERY);
+}
+
+pub(crate) async fn measure(bench: &Bench) -> Result<Vec<Value>, Failure> {
     let setup = &bench.setup;
     let rate = setup.rates.first().copied().unwrap_or(RATE);
     let mut rows = Vec::new();

@@ -1,12 +1,16 @@
 //! The scenarios: what is started, published and asked, and in which order.
 
+pub(crate) mod all;
 pub(crate) mod fanout;
 pub(crate) mod foreign;
+pub(crate) mod growth;
 pub(crate) mod idle;
 pub(crate) mod light;
 pub(crate) mod own;
 pub(crate) mod soak;
 pub(crate) mod storm;
+
+use std::rc::Rc;
 
 use serde_json::Map;
 use serde_json::Value;
@@ -38,11 +42,18 @@ pub(crate) struct Search {
     pub(crate) p99_us_max: u64,
 }
 
+/// What was found on the way.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) best: Option<Value>,
+    pub(crate) steps: Vec<Value>,
+}
+
 /// What all scenarios of one run share.
 #[derive(Debug)]
 pub(crate) struct Bench {
     pub(crate) setup: Setup,
-    pub(crate) postgres: Postgres,
+    postgres: Rc<Postgres>,
 }
 
 impl Bench {
@@ -51,7 +62,14 @@ impl Bench {
         if !setup.no_pin {
             processes::take_load_core()?;
         }
-        Ok(Self { postgres: Postgres::start().await?, setup })
+        Ok(Self { postgres: Rc::new(Postgres::start().await?), setup })
+    }
+
+    /// The same machine room with other wishes.
+    pub(crate) fn with(&self, change: impl FnOnce(&mut Setup)) -> Self {
+        let mut setup = self.setup.clone();
+        change(&mut setup);
+        Self { setup, postgres: Rc::clone(&self.postgres) }
     }
 
     /// Every server by every way; the bare ones right after the one that they are compared with, run by run.
@@ -63,8 +81,16 @@ impl Bench {
         round.into_iter().cycle().take(length * repeat.max(1) as usize)
     }
 
+    /// A server without any stream.
+    pub(crate) async fn start(&self, server: Server, way: Way, shape: Shape) -> Result<Field, Failure> {
+        Field::start(&self.setup, &self.postgres, server, way, shape).await
+    }
+
+    /// A server with all its streams.
     pub(crate) async fn open(&self, server: Server, way: Way, shape: Shape) -> Result<Field, Failure> {
-        Field::open(&self.setup, &self.postgres, server, way, shape).await
+        let mut field = self.start(server, way, shape).await?;
+        field.open_all("open")?;
+        Ok(field)
     }
 
     /// The highest rate at which all comes, with p99 below a bound: up by steps, then closer. A server that was overloaded
@@ -74,12 +100,14 @@ impl Bench {
         (server, way): (Server, Way),
         shape: &Shape,
         Search { from, step, p99_us_max }: Search,
-    ) -> Result<Option<Value>, Failure> {
+    ) -> Result<Found, Failure> {
         let mut field = self.open(server, way, shape.clone()).await?;
-        let (mut rate, mut best, mut bad) = (from, None, f64::INFINITY);
-        let mut refinements = 0;
+        let (mut rate, mut best, mut bad, mut steps) = (from, None, f64::INFINITY, Vec::new());
+        let (mut refinements, most) = (0, if self.setup.short { 1 } else { REFINEMENTS });
+        let seconds = if self.setup.short { SEARCH_S / 2.0 } else { SEARCH_S };
         for _ in 0..STEPS_MAX {
-            let row = field.publish(rate, SEARCH_WARMUP_S, SEARCH_S)?;
+            let row = field.publish(rate, SEARCH_WARMUP_S, seconds)?;
+            steps.push(row.clone());
             if kept_up(&row, p99_us_max) {
                 best = Some(row);
             } else {
@@ -90,7 +118,7 @@ impl Bench {
             let good = best.as_ref().and_then(|row: &Value| row["rate"].as_f64());
             rate = match good {
                 Some(good) if bad.is_infinite() => good * step,
-                Some(_) if refinements == REFINEMENTS => break,
+                Some(_) if refinements == most => break,
                 Some(good) => {
                     refinements += 1;
                     (good * bad).sqrt()
@@ -99,7 +127,7 @@ impl Bench {
             }
             .round();
         }
-        Ok(best)
+        Ok(Found { best, steps })
     }
 }
 

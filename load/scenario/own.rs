@@ -5,6 +5,8 @@ use serde_json::Value;
 use crate::Failure;
 use crate::field::Shape;
 use crate::options::Setup;
+use crate::plot;
+use crate::plot::Plot;
 use crate::report;
 use crate::scenario::Bench;
 use crate::scenario::Search;
@@ -17,21 +19,54 @@ const SECONDS: f64 = 3.0;
 const P99_US_MAX: u64 = 50_000;
 const SEARCH: Search = Search { from: 20_000.0, step: 1.3, p99_us_max: P99_US_MAX };
 
-pub(crate) async fn run(setup: &Setup) -> Result<bool, Failure> {
-    let bench = Bench::new(setup.clone()).await?;
-    let (fixed, highest) = measure(&bench).await?;
-    report::print("S3, own job each: fixed rates", &fixed, &report::DELIVERY);
-    if !highest.is_empty() {
-        report::print("S3, own job each: highest rate with p99 < 50 ms and nothing lost", &highest, &report::DELIVERY);
-    }
-    finish(setup, "own", vec![("fixed", fixed), ("highest", highest)])
+const COST: Plot = Plot {
+    name: "cost-by-rate",
+    title: "Server CPU per delivery, each stream with a job of its own",
+    x: ("updates/s", "rate"),
+    y: ("µs", "cpuUsPerDelivery"),
+    scale: 1.0,
+};
+const LATENCY: Plot =
+    Plot { name: "latency-by-rate", title: "Worker to page, p99", y: ("ms", "latencyUs.p99"), scale: 0.001, ..COST };
+
+/// What was measured.
+#[derive(Debug)]
+pub(crate) struct Rows {
+    pub(crate) fixed: Vec<Value>,
+    pub(crate) highest: Vec<Value>,
+    /// Those of the search that are no result; for the curves.
+    steps: Vec<Value>,
 }
 
-pub(crate) async fn measure(bench: &Bench) -> Result<(Vec<Value>, Vec<Value>), Failure> {
+pub(crate) async fn run(setup: &Setup) -> Result<bool, Failure> {
+    let bench = Bench::new(setup.clone()).await?;
+    let rows = measure(&bench).await?;
+    print(&rows);
+    draw(setup, &rows)?;
+    finish(setup, "own", vec![("fixed", rows.fixed), ("highest", rows.highest)])
+}
+
+pub(crate) fn print(rows: &Rows) {
+    report::print("S3, own job each: fixed rates", &rows.fixed, &report::DELIVERY);
+    if !rows.highest.is_empty() {
+        let title = "S3, own job each: highest rate with p99 < 50 ms and nothing lost";
+        report::print(title, &rows.highest, &report::DELIVERY);
+    }
+}
+
+pub(crate) fn draw(setup: &Setup, rows: &Rows) -> Result<(), Failure> {
+    // What a server did not keep up with costs nothing in particular.
+    let all = rows.fixed.iter().chain(&rows.steps).filter(|row| row["short"] == false).cloned();
+    let all = medians(all.collect(), &["server", "way", "rate"]);
+    plot::draw(setup.plots.as_deref(), COST, &all)?;
+    plot::draw(setup.plots.as_deref(), LATENCY, &all)
+}
+
+pub(crate) async fn measure(bench: &Bench) -> Result<Rows, Failure> {
     let setup = &bench.setup;
     let shape = Shape::own(setup.streams.unwrap_or(STREAMS));
     let rates = if setup.rates.is_empty() { RATES.to_vec() } else { setup.rates.clone() };
-    let (mut fixed, mut highest) = (Vec::new(), Vec::new());
+    let (mut fixed, mut highest, mut steps) = (Vec::new(), Vec::new(), Vec::new());
     for (server, way) in bench.rounds() {
         let mut field = bench.open(server, way, shape.clone()).await?;
         for rate in &rates {
@@ -44,8 +79,11 @@ pub(crate) async fn measure(bench: &Bench) -> Result<(Vec<Value>, Vec<Value>), F
         }
         drop(field);
         if !setup.no_search {
-            highest.extend(bench.search((server, way), &shape, SEARCH).await?);
+            let found = bench.search((server, way), &shape, SEARCH).await?;
+            highest.extend(found.best);
+            steps.extend(found.steps);
         }
     }
-    Ok((medians(fixed, &["server", "way", "rate"]), medians(highest, &["server", "way"])))
+    let (fixed, highest) = (medians(fixed, &["server", "way", "rate"]), medians(highest, &["server", "way"]));
+    Ok(Rows { fixed, highest, steps })
 }

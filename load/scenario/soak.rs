@@ -9,6 +9,8 @@ use crate::field::Field;
 use crate::field::Shape;
 use crate::number::round;
 use crate::options::Setup;
+use crate::plot;
+use crate::plot::Plot;
 use crate::report;
 use crate::report::Column;
 use crate::scenario::Bench;
@@ -36,11 +38,23 @@ const COLUMNS: [Column; 14] = [
     ("RSS MiB last", "lastMib"),
 ];
 
+const MEMORY: Plot =
+    Plot { name: "soak", title: "Memory while streams come and go", x: ("s", ""), y: ("MiB", "rssMib"), scale: 1.0 };
+
 pub(crate) async fn run(setup: &Setup, churn: f64) -> Result<bool, Failure> {
     let bench = Bench::new(setup.clone()).await?;
     let rows = measure(&bench, churn).await?;
-    report::print("Soak: streams come and go", &rows, &COLUMNS);
+    print(&rows);
+    draw(setup, &rows)?;
     finish(setup, "soak", vec![("soak", rows)])
+}
+
+pub(crate) fn draw(setup: &Setup, rows: &[Value]) -> Result<(), Failure> {
+    plot::draw_series(setup.plots.as_deref(), MEMORY, rows)
+}
+
+pub(crate) fn print(rows: &[Value]) {
+    report::print("Soak: streams come and go", rows, &COLUMNS);
 }
 
 pub(crate) async fn measure(bench: &Bench, churn: f64) -> Result<Vec<Value>, Failure> {

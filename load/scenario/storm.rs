@@ -45,8 +45,12 @@ const COLUMNS: [Column; 14] = [
 pub(crate) async fn run(setup: &Setup) -> Result<bool, Failure> {
     let bench = Bench::new(setup.clone()).await?;
     let rows = measure(&bench).await?;
-    report::print("Storm: all streams are cut and come back", &rows, &COLUMNS);
+    print(&rows);
     finish(setup, "storm", vec![("storm", rows)])
+}
+
+pub(crate) fn print(rows: &[Value]) {
+    report::print("Storm: all streams are cut and come back", rows, &COLUMNS);
 }
 
 pub(crate) async fn measure(bench: &Bench) -> Result<Vec<Value>, Failure> {
