@@ -4,14 +4,21 @@
 
 #![expect(clippy::indexing_slicing, reason = "a JSON value answers null for what it doesn't have")]
 
+mod field;
+mod goals;
+mod meter;
+mod number;
 mod options;
+mod plot;
+mod postgres;
 mod processes;
 mod publisher;
+mod queries;
+mod raw;
 mod reader;
 mod report;
 mod scenario;
 mod stack;
-mod stream;
 
 /// The tools of the tests that don't know the crate either.
 #[expect(dead_code, clippy::panic, reason = "only some of them are needed here, and they were made to fail tests")]
@@ -52,11 +59,18 @@ async fn main() -> ExitCode {
 /// `Ok(false)`: it ran, and what it saw is not good.
 async fn run(command: Command) -> Result<bool, Failure> {
     match command {
-        Command::Latency(scenario) => scenario::latency(&scenario).await,
-        Command::Broadcast(scenario) => scenario::broadcast(&scenario).await,
-        Command::All { short, scenario } => scenario::all(scenario, short).await,
-        Command::Publisher(role) => publisher::run(&role).await.map(|()| true),
-        Command::Reader(role) => reader::run(&role).await.map(|()| true),
+        Command::Idle(setup) => scenario::idle::run(&setup).await,
+        Command::Own(setup) => scenario::own::run(&setup).await,
+        Command::Light(setup) => scenario::light::run(&setup).await,
+        Command::Fanout(setup) => scenario::fanout::run(&setup).await,
+        Command::Foreign(setup) => scenario::foreign::run(&setup).await,
+        Command::Storm(setup) => scenario::storm::run(&setup).await,
+        Command::Soak { churn, setup } => scenario::soak::run(&setup, churn).await,
+        Command::Growth(setup) => scenario::growth::run(&setup).await,
+        Command::All { short, setup } => scenario::all::run(setup, short).await,
+        Command::Raw(role) => raw::run(&role).map(|()| true),
+        Command::Publisher(role) => publisher::run(&role).map(|()| true),
+        Command::Reader(role) => reader::run(&role).map(|()| true),
     }
 }
 

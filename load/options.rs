@@ -6,11 +6,10 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::Parser;
 use clap::Subcommand;
-
-use crate::support::tokens;
+use clap::ValueEnum;
 
 #[derive(Debug, Parser)]
-#[command(name = "load", about = "What many readers see, and what it costs")]
+#[command(name = "load", about = "What many streams see, and what they cost; load/README.md explains the figures")]
 pub(crate) struct Options {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -18,18 +17,38 @@ pub(crate) struct Options {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Worker → Redis PUBLISH → server → stream, one job per stream
-    Latency(Scenario),
-    /// One publish by HTTP, every stream on the same channel
-    Broadcast(Scenario),
-    /// Both
+    /// S1: many streams that hear nothing: memory, and how fast they open
+    Idle(Setup),
+    /// S3: each stream has a job of its own: cost per delivery, and the highest rate
+    Own(Setup),
+    /// S5: few streams, few updates: how long from worker to page
+    Light(Setup),
+    /// S2: one channel for all: how many deliveries a second, and how soon the last one
+    Fanout(Setup),
+    /// S4: updates that nobody here listens to
+    Foreign(Setup),
+    /// All streams are cut at once and come back
+    Storm(Setup),
+    /// Streams come and go for a long time; nothing may be lost, memory may not grow
+    Soak {
+        /// Streams that come and go per second
+        #[arg(long, default_value_t = 50.0)]
+        churn: f64,
+        #[command(flatten)]
+        setup: Setup,
+    },
+    /// How the cost grows: with streams, channels per stream, jobs, lanes; over HTTP/2
+    Growth(Setup),
+    /// Everything in a row, and the goals of the project beside what was measured
     All {
-        /// Ten seconds each
+        /// Small and short: under four minutes
         #[arg(long)]
         short: bool,
         #[command(flatten)]
-        scenario: Scenario,
+        setup: Setup,
     },
+    /// Part of a scenario: the bare server that others are measured against
+    Raw(RawRole),
     /// Part of a scenario: publishes
     #[command(hide = true)]
     Publisher(PublisherRole),
@@ -38,61 +57,125 @@ pub(crate) enum Command {
     Reader(ReaderRole),
 }
 
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Server {
+    /// This project's server
+    Tidings,
+    /// The bare server, one write per event
+    Raw,
+    /// The bare server, one write for all that is ready
+    RawCoal,
+    /// The one of --url-template
+    Other,
+}
+
+/// By which way updates come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Way {
+    /// PUBLISH on Redis; Tidings keeps its log there
+    Durable,
+    /// POST in batches; Tidings keeps its log in memory
+    Embedded,
+}
+
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Scenario {
-    /// Server under test (127.0.0.1:3001); needs --redis-url and --database-url. Without: everything is started here
-    #[arg(long, requires_all = ["redis_url", "database_url"])]
-    pub(crate) url: Option<SocketAddr>,
-    /// Its Redis
-    #[arg(long, requires = "url")]
-    pub(crate) redis_url: Option<String>,
-    /// Its Postgres, migrated: users and jobs are put there
-    #[arg(long, requires = "url")]
-    pub(crate) database_url: Option<String>,
-    /// Its process, to measure what it costs
-    #[arg(long, requires = "url")]
-    pub(crate) server_pid: Option<u32>,
-    /// Its HS256 secret
-    #[arg(long, default_value = tokens::SECRET)]
-    pub(crate) jwt_secret: String,
-    /// One of its API keys
-    #[arg(long, default_value = "an-api-key-of-the-load-program")]
-    pub(crate) api_key: String,
-    /// The binary that is started when no --url is given
+pub(crate) struct Setup {
+    /// What is measured, in turn
+    #[arg(long, value_delimiter = ',', default_value = "tidings,raw,raw-coal")]
+    pub(crate) servers: Vec<Server>,
+    /// By which ways updates come in
+    #[arg(long, value_delimiter = ',', default_value = "durable,embedded")]
+    pub(crate) ways: Vec<Way>,
+    /// Open streams [default: that of the scenario]
+    #[arg(long)]
+    pub(crate) streams: Option<u64>,
+    /// Updates per second, one figure after the other [default: those of the scenario]
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) rates: Vec<f64>,
+    /// Measured time of each figure
+    #[arg(long)]
+    pub(crate) seconds: Option<f64>,
+    /// Time before it
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) warmup: f64,
+    /// Runs of everything; the figures are medians
+    #[arg(long, default_value_t = 1)]
+    pub(crate) repeat: u32,
+    /// Leave out the search for the highest rate
+    #[arg(long)]
+    pub(crate) no_search: bool,
+    /// Streams that are being opened at once
+    #[arg(long, default_value_t = 400)]
+    pub(crate) in_flight: usize,
+    /// Let the scheduler choose the cores, instead of one for the server and one for everything else
+    #[arg(long)]
+    pub(crate) no_pin: bool,
+    /// LANES of Tidings [default: its own]; with more than one the server is not pinned
+    #[arg(long)]
+    pub(crate) lanes: Option<u32>,
+    /// Further settings of Tidings: NAME=VALUE
+    #[arg(long)]
+    pub(crate) set: Vec<String>,
+    /// The binary that is measured
     #[arg(long, default_value = "target/release/tidings")]
     pub(crate) tidings: PathBuf,
-    /// Open streams
-    #[arg(long, default_value_t = 1000)]
-    pub(crate) streams: u64,
-    /// Updates per second (latency)
-    #[arg(long, default_value_t = 1000)]
-    pub(crate) rate: u64,
-    /// Measured time (latency), or publishes half a second apart times two (broadcast)
-    #[arg(long, default_value_t = 60)]
-    pub(crate) seconds: u64,
-    /// Time before that is not measured (latency)
-    #[arg(long, default_value_t = 10)]
-    pub(crate) warmup: u64,
+    /// Another server that speaks SSE, with `--servers other`: `http://127.0.0.1:9000/sub/{channel}`
+    #[arg(long)]
+    pub(crate) url_template: Option<String>,
+    /// How to publish there: such a URL to POST to, or `redis://127.0.0.1:6379/{channel}`
+    #[arg(long, requires = "url_template")]
+    pub(crate) publish_template: Option<String>,
+    /// Its process, to measure what it costs
+    #[arg(long, requires = "url_template")]
+    pub(crate) server_pid: Option<u32>,
     /// Write the results there as well
     #[arg(long)]
     pub(crate) json: Option<PathBuf>,
+    #[arg(skip)]
+    pub(crate) short: bool,
+    /// Draw the results into this directory
+    #[arg(long)]
+    pub(crate) plots: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RawRole {
+    #[arg(long, default_value_t = 0)]
+    pub(crate) port: u16,
+    /// Take updates from there
+    #[arg(long)]
+    pub(crate) redis: Option<SocketAddr>,
+    /// One write per socket for all that is ready
+    #[arg(long)]
+    pub(crate) coalesce: bool,
 }
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct PublisherRole {
-    #[arg(long)]
-    pub(crate) redis_url: String,
     /// Tells this run's jobs from those of others
     #[arg(long)]
     pub(crate) run: String,
+    /// Updates go to so many jobs in turn
     #[arg(long)]
-    pub(crate) streams: u64,
+    pub(crate) jobs: u64,
+    /// PUBLISH there
     #[arg(long)]
-    pub(crate) rate: u64,
+    pub(crate) redis: Option<SocketAddr>,
+    /// On these channels instead of job-updates
     #[arg(long)]
-    pub(crate) seconds: u64,
+    pub(crate) redis_channel: Option<String>,
+    /// POST each there
     #[arg(long)]
-    pub(crate) warmup: u64,
+    pub(crate) post: Option<String>,
+    /// POST batches there
+    #[arg(long)]
+    pub(crate) batch: Option<SocketAddr>,
+    /// The channel of a publication in a batch
+    #[arg(long, default_value = "docs.load-{run}-{job}")]
+    pub(crate) channel: String,
+    #[arg(long, default_value = "")]
+    pub(crate) api_key: String,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -103,9 +186,36 @@ pub(crate) struct ReaderRole {
     pub(crate) run: String,
     #[arg(long)]
     pub(crate) streams: u64,
+    /// `{channels}`, `{channel}` (the first), `{run}` and `{i}` are filled in
     #[arg(long)]
-    pub(crate) jwt_secret: String,
-    /// All on the document's channel instead of a job each
+    pub(crate) path: String,
+    /// Patterns of channels; one with `{job}` stands for each job of the stream
+    #[arg(long)]
+    pub(crate) channel: Vec<String>,
+    #[arg(long, default_value_t = 1)]
+    pub(crate) jobs_per_stream: u64,
+    /// Of so many jobs one belongs to a stream
+    #[arg(long, default_value_t = 1)]
+    pub(crate) spread: u64,
+    /// Makes a token for each stream
+    #[arg(long)]
+    pub(crate) jwt_secret: Option<String>,
+    /// All streams are user 0's and hear job 0
     #[arg(long)]
     pub(crate) shared: bool,
+    /// A server of another kind, which doesn't say `ready`
+    #[arg(long)]
+    pub(crate) plain: bool,
+    /// Look only at every so manieth stream, and drain the others; with --shared
+    #[arg(long, default_value_t = 1, requires = "shared")]
+    pub(crate) sample: usize,
+    /// Streams that are being opened at once
+    #[arg(long, default_value_t = 400)]
+    pub(crate) in_flight: usize,
+    /// HTTP/2 with so many streams on a connection; such streams open, and close only at the end
+    #[arg(long)]
+    pub(crate) http2: Option<usize>,
+    /// Open streams again that the server cuts, as a browser does
+    #[arg(long)]
+    pub(crate) reconnect: bool,
 }

@@ -1,4 +1,4 @@
-//! Parts of a scenario as processes of their own, and what processes cost.
+//! Parts of a scenario as processes of their own, each on its core.
 
 use std::io::BufRead as _;
 use std::io::BufReader;
@@ -16,14 +16,63 @@ use crate::Failure;
 /// The soft limit on open files is often 1,024; a stream is a file at either end.
 const MANY_FILES: &str = r#"ulimit -n "$(ulimit -Hn)"; exec "$@""#;
 
-/// A command that may open as many files as the system allows.
-pub(crate) fn with_many_files(program: impl AsRef<std::ffi::OsStr>) -> Command {
-    let mut command = Command::new("/bin/sh");
+/// Where a process may run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Core {
+    /// Where whoever starts it runs: the load has one core, all its processes together.
+    Inherited,
+    /// The core of the server.
+    Server,
+    /// Anywhere.
+    Any,
+}
+
+impl Core {
+    fn list(self) -> Option<String> {
+        match self {
+            Self::Inherited => None,
+            Self::Server => Some("0".to_owned()),
+            Self::Any => Some(format!("0-{}", cores().saturating_sub(1))),
+        }
+    }
+}
+
+/// Whether there is a core for each side.
+pub(crate) fn can_pin() -> bool {
+    cores() >= 2
+}
+
+/// Of the machine, whatever this process is bound to.
+fn cores() -> usize {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    text.lines().filter(|line| line.starts_with("processor")).count()
+}
+
+/// Binds this process, and so all that it starts, to the second core.
+pub(crate) fn take_load_core() -> Result<(), Failure> {
+    let me = std::process::id().to_string();
+    let bound = Command::new("taskset").args(["-acp", "1", &me]).stdout(Stdio::null()).status();
+    match bound {
+        Ok(status) if status.success() => Ok(()),
+        _ => Err("taskset is missing (apt-get install -y util-linux), or give --no-pin".into()),
+    }
+}
+
+/// A command that may open as many files as the system allows, on that core.
+pub(crate) fn command(core: Core, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = match core.list() {
+        Some(list) => {
+            let mut command = Command::new("taskset");
+            command.args(["-c", &list, "/bin/sh"]);
+            command
+        }
+        None => Command::new("/bin/sh"),
+    };
     command.args(["-c", MANY_FILES, "sh"]).arg(program);
     command
 }
 
-/// This program again in another part, which speaks JSON lines. Killed when dropped.
+/// This program again in another part, which speaks lines. Killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Part {
     child: Child,
@@ -32,8 +81,8 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    pub(crate) fn start(args: &[&str]) -> Result<Self, Failure> {
-        let mut command = with_many_files(std::env::current_exe()?);
+    pub(crate) fn start(core: Core, args: &[String]) -> Result<Self, Failure> {
+        let mut command = command(core, std::env::current_exe()?);
         let mut child = command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let orders = child.stdin.take().ok_or("no pipe")?;
         let lines = BufReader::new(child.stdout.take().ok_or("no pipe")?);
@@ -50,7 +99,12 @@ impl Part {
     }
 
     pub(crate) fn tell(&mut self, order: &str) -> Result<(), Failure> {
-        Ok(writeln!(self.orders, "{order}")?)
+        Ok(self.orders.write_all(format!("{order}\n").as_bytes())?)
+    }
+
+    pub(crate) fn ask(&mut self, order: &str) -> Result<Value, Failure> {
+        self.tell(order)?;
+        self.hear()
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -62,52 +116,5 @@ impl Drop for Part {
     fn drop(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();
-    }
-}
-
-/// What a process has used so far.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Usage {
-    cpu_s: f64,
-    rss_kib: u64,
-}
-
-impl Usage {
-    /// Of a process with all its threads; nothing if it is gone.
-    pub(crate) fn of(pid: u32) -> Option<Self> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name in parentheses may contain anything; utime and stime are the 14th and 15th field of proc(5).
-        let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
-        let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok());
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-        let rss_kib = rss.trim().trim_end_matches(" kB").parse().ok()?;
-        // USER_HZ is 100 on every architecture that we run on.
-        Some(Self { cpu_s: (ticks(11)? + ticks(12)?) / 100.0, rss_kib })
-    }
-
-    /// Seconds of CPU since an earlier moment, and memory now.
-    pub(crate) fn since(self, earlier: Self) -> Value {
-        let cpu_s = ((self.cpu_s - earlier.cpu_s) * 100.0).round() / 100.0;
-        serde_json::json!({ "cpuSeconds": cpu_s, "rssMiB": self.rss_kib / 1024 })
-    }
-}
-
-/// Named processes at one moment.
-#[derive(Debug)]
-pub(crate) struct Meter(Vec<(&'static str, u32, Option<Usage>)>);
-
-impl Meter {
-    pub(crate) fn start(processes: impl IntoIterator<Item = (&'static str, u32)>) -> Self {
-        Self(processes.into_iter().map(|(name, pid)| (name, pid, Usage::of(pid))).collect())
-    }
-
-    /// What each has used since.
-    pub(crate) fn read(&self) -> Value {
-        let used = self
-            .0
-            .iter()
-            .filter_map(|(name, pid, earlier)| Some(((*name).to_owned(), Usage::of(*pid)?.since((*earlier)?))));
-        Value::Object(used.collect())
     }
 }
