@@ -43,6 +43,7 @@ use crate::ingest::Ingest;
 use crate::ingest::Judged;
 use crate::ingest::Members;
 use crate::jobs::TerminalStatuses;
+use crate::session::ROW_AGE_MAX;
 use crate::session::Sessions;
 use crate::store::Store;
 use crate::store::StoreError;
@@ -157,6 +158,7 @@ impl App {
             outbox,
             catchups: Semaphore::new(CATCHUPS_MAX),
             known: Cache::new(KNOWN_STATES_MAX, config.log_retention),
+            known_rows: Cache::new(KNOWN_STATES_MAX, ROW_AGE_MAX),
             heartbeat_ms: u64::try_from(config.heartbeat_interval.as_millis()).unwrap_or(u64::MAX),
         });
         let authenticator = Authenticator::new(verifier, users, &config, &metrics);
@@ -240,11 +242,11 @@ impl App {
 /// Keeps keys fresh and caches small.
 fn maintain(shared: &AppState, tasks: &TaskTracker, stop: &CancellationToken) {
     let (keys, sessions) = (Arc::clone(shared), Arc::clone(&shared.sessions));
-    let every = shared.config.log_retention;
     let states = async move {
         loop {
-            tokio::time::sleep(every).await;
+            tokio::time::sleep(ROW_AGE_MAX).await;
             sessions.known.prune();
+            sessions.known_rows.prune();
         }
     };
     let answers = Arc::clone(&shared.sessions.authorizer);

@@ -90,8 +90,14 @@ struct Remembered {
     role: Option<Role>,
     /// Before the question was asked.
     asked: Instant,
-    /// Until when it needs no new question.
-    fresh_until: Instant,
+    /// For how long after that it needs no new question. Small, because there is one of these per stream and channel.
+    fresh_ms: u32,
+}
+
+impl Remembered {
+    fn fresh_until(&self) -> Instant {
+        self.asked + Duration::from_millis(self.fresh_ms.into())
+    }
 }
 
 /// A yes or a no that may be acted upon until a moment, or nothing.
@@ -144,7 +150,7 @@ impl Authorizer {
     pub async fn role(&self, principal: &Principal, document: &Id) -> Result<Option<Role>, StoreError> {
         let key = (principal.user.id.clone(), Channel::of(Kind::Docs, document));
         let asked = Instant::now();
-        if let Some(fresh) = self.answers.get(&key).filter(|known| asked < known.fresh_until) {
+        if let Some(fresh) = self.answers.get(&key).filter(|known| asked < known.fresh_until()) {
             return Ok(fresh.role);
         }
         let pair = (principal.user.id.clone(), document.clone());
@@ -185,10 +191,10 @@ impl Authorizer {
         let mut answers = HashMap::with_capacity(asked.len());
         let (mut jobs, mut documents) = (Vec::new(), Vec::new());
         for resource in asked {
-            match self.answers.get(&(user.clone(), resource.clone())).filter(|known| now < known.fresh_until) {
+            match self.answers.get(&(user.clone(), resource.clone())).filter(|known| now < known.fresh_until()) {
                 Some(known) => {
                     self.count("cache", 1);
-                    answers.insert(resource, Answer::Known { role: known.role, until: known.fresh_until });
+                    answers.insert(resource, Answer::Known { role: known.role, until: known.fresh_until() });
                 }
                 None if resource.kind() == Kind::Jobs => jobs.push(resource),
                 None => documents.push(resource),
@@ -253,9 +259,10 @@ impl Authorizer {
         self.count("database", 1);
         let age = if role.is_some() { self.max_age } else { NEGATIVE_MAX.min(self.max_age) };
         // Streams that began together shouldn't all ask again together.
-        let fresh_until = asked + age.mul_f64(1.0 - 0.1 * fastrand::f64());
-        self.answers.insert(key, Remembered { role, asked, fresh_until });
-        fresh_until
+        let age = age.mul_f64(1.0 - 0.1 * fastrand::f64());
+        let known = Remembered { role, asked, fresh_ms: u32::try_from(age.as_millis()).unwrap_or(u32::MAX) };
+        self.answers.insert(key, known);
+        known.fresh_until()
     }
 
     fn stale(&self, key: &(Id, Resource)) -> Answer {

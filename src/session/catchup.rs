@@ -24,7 +24,7 @@ use crate::session::Sessions;
 const ASKED_AT_ONCE: usize = 16;
 
 /// How old the answer about a row of the database may be.
-const ROW_AGE_MAX: Duration = Duration::from_secs(5);
+pub const ROW_AGE_MAX: Duration = Duration::from_secs(5);
 
 /// What was learnt of a job that is not in the window.
 #[derive(Debug, Clone)]
@@ -86,7 +86,10 @@ impl Sessions {
         let now = Instant::now();
         for channel in elsewhere {
             let current = asked.get(&channel).cloned().map(Arc::new);
-            self.known.insert(channel, Known { current, generation, as_of, asked: now });
+            // Rows are changed by others as well, and are then not in the log.
+            let from_log = current.as_ref().is_some_and(|current| current.in_log);
+            let known = if from_log { &self.known } else { &self.known_rows };
+            known.insert(channel, Known { current, generation, as_of, asked: now });
         }
         states.extend(asked);
         Ok(states)
@@ -95,12 +98,11 @@ impl Sessions {
     /// What was said of a quiet job before, as long as nothing can have happened to it since: the window reaches back to the
     /// question, and has nothing of it. So those who come back after a deploy are served from memory.
     fn remembered(&self, channel: &Channel) -> Option<Option<Current>> {
-        let known = self.known.get(channel)?;
+        let young = |known: &Known| known.asked.elapsed() < ROW_AGE_MAX;
+        let known = self.known.get(channel).or_else(|| self.known_rows.get(channel).filter(young))?;
         let (generation, floor, _) = self.hub.window().extent();
         let untouched = known.generation == generation && floor <= known.as_of;
-        // Rows are changed by others as well, and are then not in the log.
-        let from_log = known.current.as_ref().is_some_and(|current| current.in_log);
-        (untouched && (from_log || known.asked.elapsed() < ROW_AGE_MAX)).then(|| known.current.as_deref().cloned())
+        untouched.then(|| known.current.as_deref().cloned())
     }
 
     pub(super) fn in_window(&self, channel: &Channel, upto: LogId) -> Option<Current> {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 pub use catchup::Known;
+pub use catchup::ROW_AGE_MAX;
 pub use open::Answer;
 pub use open::ME;
 pub use open::Opened;
@@ -58,6 +59,8 @@ pub struct Sessions {
     pub catchups: Semaphore,
     /// States of quiet jobs, so that a crowd that comes back asks nobody.
     pub known: Cache<Channel, Known>,
+    /// The same of jobs that only the database knows, for `ROW_AGE_MAX`.
+    pub known_rows: Cache<Channel, Known>,
     /// Longest silence of a stream, in milliseconds, as the client is told.
     pub heartbeat_ms: u64,
 }
