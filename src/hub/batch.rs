@@ -1,52 +1,81 @@
 //! What one turn of a lane brings to whom.
+//!
+//! Frames of one channel make a run; whoever listens to it gets the run as a whole, joined once for all. So a hundred events for
+//! a thousand subscribers are a thousand deliveries of one piece, not a hundred thousand.
+
+use std::collections::HashMap;
 
 use bytes::Bytes;
 use bytes::BytesMut;
 
+use crate::hub::Format;
 use crate::hub::Frame;
+use crate::hub::OutboxLimits;
 use crate::hub::registry::Subscriber;
+use crate::hub::registry::TopicKey;
 use crate::hub::wire::Wire;
 
-/// Deliveries of one turn at most, so that a turn ends (a hundred events for a thousand subscribers, in 800 KB).
+/// Runs times subscribers of one turn at most, so that a turn ends (in 800 KB).
 const DUE_MAX: usize = 100_000;
-/// A batch keeps the memory of that many deliveries for the next turn.
+/// A batch keeps the memory of that many for the next turn.
 const KEPT: usize = 8192;
 
-/// Frames, and the slots that get them.
+/// Frames in log order, and the slots that get them.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    /// With how many get it.
-    frames: Vec<(Frame, usize)>,
+    frames: Vec<Frame>,
+    runs: Vec<Run>,
+    run_of: HashMap<TopicKey, u32>,
     due: Vec<Due>,
-    /// The frames that were joined last: in a fan-out everybody gets the same ones.
-    joined: (Vec<u32>, Bytes),
+    /// A run is as long as it may be.
+    full: bool,
+}
+
+/// Frames of one channel.
+#[derive(Debug, Default)]
+struct Run {
+    frames: Vec<u32>,
+    subscribers: usize,
+    bytes: usize,
+    /// For the format in which it was asked for last.
+    joined: Option<(Format, Bytes)>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Due {
     slot: u32,
-    frame: u32,
+    run: u32,
 }
 
-/// What one connection gets, in log order.
+/// What one connection gets.
 pub(super) struct Share<'a> {
-    frames: &'a [(Frame, usize)],
+    frames: &'a [Frame],
+    runs: &'a mut [Run],
     due: &'a [Due],
-    joined: &'a mut (Vec<u32>, Bytes),
+    /// Of several runs: which frames, in log order.
+    merged: &'a mut Vec<u32>,
+}
+
+fn number(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
 }
 
 impl Batch {
-    pub(super) fn add(&mut self, frame: Frame, subscribers: &[Subscriber]) {
-        let number = u32::try_from(self.frames.len()).unwrap_or(u32::MAX);
-        self.frames.push((frame, subscribers.len()));
-        self.due.extend(subscribers.iter().map(|subscriber| Due { slot: subscriber.slot, frame: number }));
-    }
-
-    /// Who gets the frame that was added last.
-    pub(super) fn last_slots(&self) -> impl Iterator<Item = u32> + use<> {
-        let count = self.frames.last().map_or(0, |(_, count)| *count);
-        let slots: Vec<u32> = self.due.iter().rev().take(count).map(|due| due.slot).collect();
-        slots.into_iter()
+    /// Adds a frame of a channel. Those who listen to it stay the same until the batch is written.
+    pub(super) fn add(&mut self, frame: Frame, topic: TopicKey, subscribers: &[Subscriber], limits: OutboxLimits) {
+        let run = *self.run_of.entry(topic).or_insert_with(|| {
+            let run = number(self.runs.len());
+            self.runs.push(Run { subscribers: subscribers.len(), ..Run::default() });
+            self.due.extend(subscribers.iter().map(|subscriber| Due { slot: subscriber.slot, run }));
+            run
+        });
+        if let Some(run) = self.runs.get_mut(run as usize) {
+            run.frames.push(number(self.frames.len()));
+            run.bytes += frame.weight();
+            // Half an outbox: what a socket does not take at once must have room there.
+            self.full |= run.frames.len() * 2 >= limits.events_max || run.bytes * 2 >= limits.bytes_max;
+        }
+        self.frames.push(frame);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -54,55 +83,86 @@ impl Batch {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.due.len() >= DUE_MAX
+        self.full || self.due.len() >= DUE_MAX || self.frames.len() >= KEPT
     }
 
+    /// Each frame with how many get it.
     pub(super) fn frames(&self) -> impl Iterator<Item = (&Frame, usize)> {
-        self.frames.iter().map(|(frame, count)| (frame, *count))
+        let frames = |run: &Run| run.frames.iter().filter_map(|at| self.frames.get(*at as usize)).collect::<Vec<_>>();
+        self.runs.iter().flat_map(move |run| frames(run).into_iter().map(move |frame| (frame, run.subscribers)))
     }
 
     /// Calls `deliver` once for each slot.
     pub(super) fn for_each(&mut self, mut deliver: impl FnMut(u32, &mut Share<'_>)) {
-        if self.frames.len() > 1 {
-            // Stable: within a slot the frames stay in log order.
-            self.due.sort_by_key(|due| due.slot);
+        if self.runs.len() > 1 {
+            self.due.sort_unstable_by_key(|due| due.slot);
         }
+        let mut merged = Vec::new();
         for due in self.due.chunk_by(|one, other| one.slot == other.slot) {
             let Some(first) = due.first() else { continue };
-            deliver(first.slot, &mut Share { frames: &self.frames, due, joined: &mut self.joined });
+            let share = &mut Share { frames: &self.frames, runs: &mut self.runs, due, merged: &mut merged };
+            share.merge();
+            deliver(first.slot, share);
         }
     }
 
     /// Empty again, without the memory of an exceptional turn.
     pub(super) fn cleared(mut self) -> Self {
         self.frames.clear();
+        self.runs.clear();
+        self.run_of.clear();
         self.due.clear();
         self.frames.shrink_to(KEPT);
+        self.runs.shrink_to(KEPT);
+        self.run_of.shrink_to(KEPT);
         self.due.shrink_to(KEPT);
-        self.joined = (Vec::new(), Bytes::new());
+        self.full = false;
         self
     }
 }
 
 impl Share<'_> {
+    fn merge(&mut self) {
+        self.merged.clear();
+        if self.due.len() > 1 {
+            for due in self.due {
+                self.merged.extend(self.runs.get(due.run as usize).iter().flat_map(|run| &run.frames));
+            }
+            self.merged.sort_unstable();
+        }
+    }
+
+    fn numbers(&self) -> &[u32] {
+        match self.due {
+            [only] => self.runs.get(only.run as usize).map_or(&[], |run| &run.frames),
+            _ => self.merged,
+        }
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Frame> {
-        self.due.iter().filter_map(|due| self.frames.get(due.frame as usize)).map(|(frame, _)| frame)
+        self.numbers().iter().filter_map(|at| self.frames.get(*at as usize))
     }
 
     /// All of it in one piece.
     pub(super) fn bytes(&mut self, wire: &Wire) -> Bytes {
-        if let [only] = self.due {
-            return self.frames.get(only.frame as usize).map(|(frame, _)| wire.bytes(frame)).unwrap_or_default();
+        if let [only] = self.numbers() {
+            return self.frames.get(*only as usize).map(|frame| wire.bytes(frame)).unwrap_or_default();
         }
-        let same = self.joined.0.len() == self.due.len()
-            && self.joined.0.iter().zip(self.due).all(|(joined, due)| *joined == due.frame);
-        if !same {
-            self.joined.0.clear();
-            self.joined.0.extend(self.due.iter().map(|due| due.frame));
-            let mut all = BytesMut::new();
-            self.iter().for_each(|frame| all.extend_from_slice(&wire.bytes(frame)));
-            self.joined.1 = all.freeze();
+        let [only] = self.due else { return self.join(wire) };
+        let known = self.runs.get(only.run as usize).and_then(|run| run.joined.as_ref());
+        if let Some((_, joined)) = known.filter(|(format, _)| *format == wire.format) {
+            return joined.clone();
         }
-        self.joined.1.clone()
+        let joined = self.join(wire);
+        if let Some(run) = self.runs.get_mut(only.run as usize) {
+            run.joined = Some((wire.format, joined.clone()));
+        }
+        joined
+    }
+
+    fn join(&self, wire: &Wire) -> Bytes {
+        let mut all = BytesMut::new();
+        self.iter().for_each(|frame| all.extend_from_slice(&wire.bytes(frame)));
+        all.freeze()
     }
 }

@@ -110,28 +110,22 @@ impl<P: Port> Lane<P> {
 
     /// Notes who is to get an event.
     fn collect(&mut self, event: &Event, cursor: Option<Cursor>) {
-        let subscribers = self.registry.subscribers(&event.channel);
-        if subscribers.is_empty() {
-            return;
-        }
-        self.batch.add(Frame::event(event, cursor), subscribers);
+        let Some((topic, subscribers)) = self.registry.subscribers(&event.channel) else { return };
+        self.batch.add(Frame::event(event, cursor), topic, subscribers, self.settings.outbox);
         if self.until_done > 0 {
-            self.mark_done(event);
+            let slots: Vec<u32> = subscribers.iter().map(|subscriber| subscriber.slot).collect();
+            slots.into_iter().for_each(|slot| self.mark_done(slot, event));
         }
         if self.batch.is_full() {
             self.flush();
         }
     }
 
-    fn mark_done(&mut self, event: &Event) {
-        for slot in self.batch.last_slots() {
-            let Some(key) = self.registry.key(slot) else { continue };
-            let Some(connection) = self.registry.at(slot) else { continue };
-            if let Some(pending) = &mut connection.until_done
-                && !still_pending(pending, event)
-            {
-                self.over.push((key, CloseReason::Done));
-            }
+    fn mark_done(&mut self, slot: u32, event: &Event) {
+        let Some(key) = self.registry.key(slot) else { return };
+        let pending = self.registry.at(slot).and_then(|connection| connection.until_done.as_mut());
+        if pending.is_some_and(|pending| !still_pending(pending, event)) {
+            self.over.push((key, CloseReason::Done));
         }
     }
 

@@ -36,6 +36,10 @@ struct Topic {
     subscribers: SmallVec<[Subscriber; 2]>,
 }
 
+/// A channel that somebody listens to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct TopicKey(u32);
+
 /// A subscription as its member sees it.
 #[derive(Debug, Clone, Copy)]
 struct Subscription {
@@ -108,9 +112,10 @@ impl<T> Registry<T> {
         topic
     }
 
-    /// The slots that listen to a channel.
-    pub(super) fn subscribers(&self, channel: &Channel) -> &[Subscriber] {
-        self.topic(channel).and_then(|topic| self.topics.get(topic as usize)).map_or(&[], |topic| &topic.subscribers)
+    /// The slots that listen to a channel, if any do, and what names it until one of them leaves.
+    pub(super) fn subscribers(&self, channel: &Channel) -> Option<(TopicKey, &[Subscriber])> {
+        let key = self.topic(channel)?;
+        self.topics.get(key as usize).map(|topic| (TopicKey(key), &*topic.subscribers))
     }
 
     /// The member in a slot.

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use prometheus::Encoder as _;
 use prometheus::Histogram;
 use prometheus::HistogramOpts;
-use prometheus::HistogramVec;
 use prometheus::IntCounterVec;
 use prometheus::IntGauge;
 use prometheus::IntGaugeVec;
 use prometheus::Opts;
 use prometheus::Registry;
 use prometheus::TextEncoder;
+
+use crate::telemetry::Latencies;
 
 /// The metrics of one app. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -37,7 +38,7 @@ pub struct MetricSet {
     pub subscriptions: IntGauge,
     pub job_updates: IntCounterVec,
     pub messages_sent: IntCounterVec,
-    pub message_latency: HistogramVec,
+    pub message_latency: Latencies,
     pub rejected: IntCounterVec,
     pub conflated: IntCounterVec,
     pub resumes: IntCounterVec,
@@ -54,6 +55,8 @@ pub struct MetricSet {
     pub http_requests: IntCounterVec,
 }
 
+/// Values of the label `channel`, in the order of `event::Kind`.
+pub const CHANNEL_KINDS: [&str; 4] = ["jobs", "docs", "presence", "user"];
 const LATENCY_BUCKETS: [f64; 14] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
 
 /// Registers what was made just now; a name that is taken twice is a mistake in this file.
@@ -72,10 +75,6 @@ impl Maker {
 
     fn gauge(&self, name: &str, help: &str) -> IntGauge {
         self.add(IntGauge::new(name, help))
-    }
-
-    fn latencies(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
-        self.add(HistogramVec::new(HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS.to_vec()), labels))
     }
 }
 
@@ -110,11 +109,12 @@ impl Metrics {
                 "Events handed to streams",
                 &["channel", "event"],
             ),
-            message_latency: make.latencies(
-                "realtime_message_latency_seconds",
-                "From acceptance to write",
-                &["channel"],
-            ),
+            message_latency: make.add(Latencies::new(
+                ("realtime_message_latency_seconds", "From acceptance to write"),
+                "channel",
+                &CHANNEL_KINDS,
+                &LATENCY_BUCKETS,
+            )),
             rejected: make.counters(
                 "realtime_rejected_total",
                 "Input that was dropped, by reason",

@@ -27,3 +27,9 @@ fn event(n: u64, channel: u8, delivery: Delivery, size: usize) -> Event {
 fn cursor(n: u64) -> Cursor {
     Cursor { epoch: Epoch(1), at: LogId { ms: n, seq: 0 }, print: Fingerprint(n) }
 }
+
+#[test]
+fn the_metrics_know_the_kinds() {
+    let kinds = crate::event::Kind::ALL.map(crate::event::Kind::as_str);
+    assert_eq!(kinds, crate::telemetry::CHANNEL_KINDS, "`kind as usize` is the place among the labels");
+}

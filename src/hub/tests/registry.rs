@@ -41,7 +41,7 @@ proptest! {
             }
             registry.shrink();
             for number in 0..6 {
-                let mut found: Vec<u32> = registry.subscribers(&channel(number)).iter().map(|s| s.slot).collect();
+                let mut found: Vec<u32> = registry.subscribers(&channel(number)).into_iter().flat_map(|(_, all)| all).map(|s| s.slot).collect();
                 found.sort_unstable();
                 let wanted: Vec<u32> =
                     model.iter().filter(|(_, (.., of))| of.contains(&number)).map(|(slot, _)| *slot).collect();
