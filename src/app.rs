@@ -55,6 +55,10 @@ const WAITING_MAX: usize = 1024;
 const GROUPS_MAX: usize = 2;
 /// Reads of the log in Redis that may wait, up to a thousand entries each.
 const READS_MAX: usize = 16;
+/// Appends to the log of this process that may wait, up to 256 events each: what is ready is passed on together.
+const APPENDS_MAX: usize = 64;
+/// Entries that are passed on together where they came one by one.
+const FEED_ENTRIES_MAX: usize = 1000;
 /// Connections beyond the streams: requests, probes, and room to answer that there is no room.
 const SPARE_CONNECTIONS: usize = 1000;
 /// Streams that ask the log or the database about the past at once.
@@ -315,8 +319,7 @@ fn start_line(
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) {
-    // In this process each append is a message of its own.
-    let reads_max = ingest.broker.redis().map_or(WAITING_MAX, |_| READS_MAX);
+    let reads_max = ingest.broker.redis().map_or(APPENDS_MAX, |_| READS_MAX);
     let (tail, tail_messages) = mpsc::channel(reads_max);
     let (raw, raw_messages) = mpsc::channel(GROUPS_MAX);
     let (judged, judgements) = mpsc::channel(READS_MAX);
@@ -345,30 +348,55 @@ async fn pump(
     judged: Option<mpsc::Sender<Judged>>,
     writeback: Option<mpsc::Sender<Arc<[Arc<Entry>]>>>,
 ) {
-    while let Some(message) = tail.recv().await {
-        let (feed, entries): (Feed, Arc<[Arc<Entry>]>) = match message {
-            TailMessage::Opened { epoch, before, entries } => {
-                (Feed::Opened { epoch, before, entries: entries.clone() }, entries.into())
+    let mut waiting = Vec::with_capacity(APPENDS_MAX);
+    while tail.recv_many(&mut waiting, APPENDS_MAX).await > 0 {
+        for message in merged(waiting.drain(..)) {
+            pass_on(message, &hub, judged.as_ref(), writeback.as_ref()).await;
+        }
+    }
+}
+
+/// What is ready is passed on together: each message wakes every lane.
+fn merged(messages: impl Iterator<Item = TailMessage>) -> Vec<TailMessage> {
+    let mut merged: Vec<TailMessage> = Vec::new();
+    for message in messages {
+        match (merged.last_mut(), message) {
+            (Some(TailMessage::Entries(before)), TailMessage::Entries(entries))
+                if before.len() + entries.len() <= FEED_ENTRIES_MAX =>
+            {
+                before.extend(entries);
             }
-            TailMessage::Entries(entries) => {
-                let entries: Arc<[Arc<Entry>]> = entries.into();
-                (Feed::Entries(Arc::clone(&entries)), entries)
-            }
-            TailMessage::Ephemeral(event) => (Feed::Ephemeral(event), Arc::default()),
-        };
-        let anew = matches!(feed, Feed::Opened { .. });
-        hub.feed(feed).await;
-        let last = entries.last().map(|entry| entry.id);
-        // A receiver is gone only when the app stops.
-        if let Some(judged) = judged.as_ref().filter(|_| anew || last.is_some()) {
-            let names = entries.iter().filter_map(|entry| entry.judged.clone()).collect();
-            drop(judged.send(Judged { names, upto: last.unwrap_or_default(), anew }).await);
+            (_, message) => merged.push(message),
         }
-        if last.is_none() {
-            continue;
+    }
+    merged
+}
+
+async fn pass_on(
+    message: TailMessage,
+    hub: &Hub,
+    judged: Option<&mpsc::Sender<Judged>>,
+    writeback: Option<&mpsc::Sender<Arc<[Arc<Entry>]>>>,
+) {
+    let (feed, entries): (Feed, Arc<[Arc<Entry>]>) = match message {
+        TailMessage::Opened { epoch, before, entries } => {
+            (Feed::Opened { epoch, before, entries: entries.clone() }, entries.into())
         }
-        if let Some(writeback) = &writeback {
-            drop(writeback.send(entries).await);
+        TailMessage::Entries(entries) => {
+            let entries: Arc<[Arc<Entry>]> = entries.into();
+            (Feed::Entries(Arc::clone(&entries)), entries)
         }
+        TailMessage::Ephemeral(event) => (Feed::Ephemeral(event), Arc::default()),
+    };
+    let anew = matches!(feed, Feed::Opened { .. });
+    hub.feed(feed).await;
+    let last = entries.last().map(|entry| entry.id);
+    // A receiver is gone only when the app stops.
+    if let Some(judged) = judged.filter(|_| anew || last.is_some()) {
+        let names = entries.iter().filter_map(|entry| entry.judged.clone()).collect();
+        drop(judged.send(Judged { names, upto: last.unwrap_or_default(), anew }).await);
+    }
+    if let Some(writeback) = writeback.filter(|_| last.is_some()) {
+        drop(writeback.send(entries).await);
     }
 }

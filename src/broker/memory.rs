@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::BrokerError;
 use crate::broker::EventAppend;
+use crate::broker::EventOnce;
 use crate::broker::JobAppend;
 use crate::broker::JobOutcome;
 use crate::broker::KnownJob;
@@ -165,19 +166,19 @@ impl MemoryBroker {
         Ok(outcomes)
     }
 
-    pub(super) async fn append_event(&self, append: &EventAppend<'_>) -> Result<Cursor, BrokerError> {
+    pub(super) async fn append_events(&self, batch: &[EventAppend<'_>]) -> Result<Vec<Cursor>, BrokerError> {
         let mut inner = self.inner.lock().await;
         if inner.tail.is_none() {
             return Err(BrokerError::Unavailable(None));
         }
-        if let Some(Answer::Applied(cursor)) = inner.once.get(append.once) {
-            return Ok(cursor);
+        let (mut cursors, mut entries) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
+        for append in batch {
+            let (cursor, entry) = inner.publish(append, self.epoch);
+            cursors.push(cursor);
+            entries.extend(entry.map(Arc::new));
         }
-        let entry = inner.entry(Some(append.event.clone()), None);
-        let cursor = Cursor { epoch: self.epoch, at: entry.id, print: entry.print };
-        inner.once.put(append.once.to_owned(), Answer::Applied(cursor));
-        inner.deliver(vec![Arc::new(entry)]).await;
-        Ok(cursor)
+        inner.deliver(entries).await;
+        Ok(cursors)
     }
 
     pub(super) async fn publish_ephemeral(&self, event: &Event) -> Result<(), BrokerError> {
@@ -203,6 +204,20 @@ fn remembered_name(append: &JobAppend<'_>) -> Option<String> {
 }
 
 impl Inner {
+    /// A name that only this request has is not kept: an answer always comes.
+    fn publish(&mut self, append: &EventAppend<'_>, epoch: Epoch) -> (Cursor, Option<Entry>) {
+        let name = Some(append.once).filter(|once| once.may_come_again()).map(EventOnce::name);
+        if let Some(Answer::Applied(cursor)) = name.and_then(|name| self.once.get(name)) {
+            return (cursor, None);
+        }
+        let entry = self.entry(Some(append.event.clone()), None);
+        let cursor = Cursor { epoch, at: entry.id, print: entry.print };
+        if let Some(name) = name {
+            self.once.put(name.to_owned(), Answer::Applied(cursor));
+        }
+        (cursor, Some(entry))
+    }
+
     /// The Rust twin of `append.lua`, step by step.
     fn judge(
         &mut self,

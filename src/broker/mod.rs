@@ -15,6 +15,7 @@ pub use redis::RedisBroker;
 pub use redis::RedisSettings;
 pub use types::BrokerError;
 pub use types::EventAppend;
+pub use types::EventOnce;
 pub use types::JobAppend;
 pub use types::JobOutcome;
 pub use types::KnownJob;
@@ -86,9 +87,18 @@ impl Broker {
     /// # Errors
     /// `Unavailable`: it may or may not have happened; ask again with the same `once`.
     pub async fn append_event(&self, append: &EventAppend<'_>) -> Result<Cursor, BrokerError> {
+        let cursors = self.append_events(std::slice::from_ref(append)).await?;
+        cursors.into_iter().next().ok_or(BrokerError::Garbled)
+    }
+
+    /// The same for several events, in their order; one cursor each.
+    ///
+    /// # Errors
+    /// `Unavailable`: it may or may not have happened, all of it or a part; ask again with the same `once`s.
+    pub async fn append_events(&self, batch: &[EventAppend<'_>]) -> Result<Vec<Cursor>, BrokerError> {
         match self {
-            Self::Memory(broker) => broker.append_event(append).await,
-            Self::Redis(broker) => broker.append_event(append).await,
+            Self::Memory(broker) => broker.append_events(batch).await,
+            Self::Redis(broker) => broker.append_events(batch).await,
         }
     }
 

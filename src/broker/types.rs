@@ -48,13 +48,40 @@ pub struct JobAppend<'a> {
     pub accepted_us: u64,
 }
 
+/// Under which name an event is appended once: hex or digits only, at most 96 bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EventOnce {
+    /// Of a publisher's key: it may come again in another request.
+    Keyed(String),
+    /// Of this request alone: asked for again only when no answer came.
+    Fresh(String),
+}
+
+impl EventOnce {
+    /// A name that nobody else has.
+    #[must_use]
+    pub fn fresh() -> Self {
+        Self::Fresh(format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)))
+    }
+
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::Keyed(name) | Self::Fresh(name) => name,
+        }
+    }
+
+    pub(super) fn may_come_again(&self) -> bool {
+        matches!(self, Self::Keyed(_))
+    }
+}
+
 /// An event to append.
 #[derive(Debug, Clone)]
 pub struct EventAppend<'a> {
     /// The event.
     pub event: &'a Event,
-    /// The name under which it is appended once.
-    pub once: &'a str,
+    /// Its identity.
+    pub once: &'a EventOnce,
 }
 
 /// What became of an update.

@@ -1,5 +1,6 @@
 //! `POST` of job updates and events: who may, and what they are told.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -21,6 +22,7 @@ use crate::broker::JobOutcome;
 use crate::broker::Once;
 use crate::clock;
 use crate::error::ApiError;
+use crate::event::Cursor;
 use crate::event::Id;
 use crate::event::Kind;
 use crate::http::AppState;
@@ -167,8 +169,14 @@ pub(super) async fn publish(
 ) -> Result<Response<Body>, ApiError> {
     let caller = caller(&shared, &uri, &headers).await?;
     let bytes = read(&shared, &headers, body, PUBLISH_BYTES_MAX).await?;
-    let receipt = publish_one(&shared, &caller, &bytes).await?;
-    Ok(answer::json(StatusCode::ACCEPTED, serde_json::to_string(&receipt).unwrap_or_default()))
+    let publication = checked(&shared, &caller, &bytes).await?;
+    let (done, failed) = append(&shared, &caller, std::slice::from_ref(&publication)).await;
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    let mut receipt = String::new();
+    push_receipt(&mut receipt, done.into_iter().next().flatten());
+    Ok(answer::json(StatusCode::ACCEPTED, receipt))
 }
 
 /// Up to 1,000 publications. Each is judged by itself: one that is wrong does not hold back the others.
@@ -190,42 +198,100 @@ pub(super) async fn publish_batch(
     if items.len() > BATCH_MAX {
         return Err(ApiError::invalid("body"));
     }
-    let mut answers = Vec::with_capacity(items.len());
-    let mut away: Option<ApiError> = None;
-    for item in items {
-        let bytes = item.get().as_bytes();
-        let answer = if let Some(error) = &away {
-            // The first has waited for all.
-            Err(error.clone())
-        } else if bytes.len() > PUBLISH_BYTES_MAX {
-            Err(ApiError::malformed(413, "The body is too large."))
-        } else {
-            publish_one(&shared, &caller, bytes).await
-        };
-        away = answer.as_ref().err().filter(|error| error.status == 503).cloned();
-        answers.push(match answer {
-            Ok(receipt) => serde_json::to_string(&receipt).unwrap_or_default(),
-            Err(error) => format!("{{\"error\":{}}}", error.to_json(&clock::rfc3339(clock::now_us()))),
-        });
+    let mut publications = Vec::with_capacity(items.len());
+    let mut refused = Vec::new();
+    for (at, item) in items.iter().enumerate() {
+        match checked(&shared, &caller, item.get().as_bytes()).await {
+            Ok(publication) => publications.push(publication),
+            Err(error) => {
+                let away = error.status == 503;
+                refused.push((at, error));
+                if away {
+                    break;
+                }
+            }
+        }
     }
-    Ok(answer::json(StatusCode::ACCEPTED, format!("{{\"results\":[{}]}}", answers.join(","))))
+    let (done, failed) = append(&shared, &caller, &publications).await;
+    Ok(answer::json(StatusCode::ACCEPTED, results(items.len(), done, refused, failed.as_ref())))
 }
 
-async fn publish_one(shared: &AppState, caller: &Caller, bytes: &[u8]) -> Result<Receipt, ApiError> {
+/// A receipt or an error for each of so many. Where something was away, those after it did not wait for it once more, and say
+/// the same.
+fn results(
+    count: usize,
+    done: Vec<Option<Cursor>>,
+    refused: Vec<(usize, ApiError)>,
+    failed: Option<&ApiError>,
+) -> String {
+    let (mut done, mut refused) = (done.into_iter(), refused.into_iter().peekable());
+    let mut text = String::with_capacity(count * 96 + 16);
+    text.push_str("{\"results\":[");
+    let mut away: Option<String> = None;
+    for at in 0..count {
+        if at > 0 {
+            text.push(',');
+        }
+        if let Some(said) = &away {
+            text.push_str(said);
+            continue;
+        }
+        let error = match refused.next_if(|(refused_at, _)| *refused_at == at) {
+            Some((_, error)) => error,
+            None => match done.next() {
+                Some(cursor) => {
+                    push_receipt(&mut text, cursor);
+                    continue;
+                }
+                None => failed.cloned().unwrap_or_else(|| ApiError::unavailable("broker")),
+            },
+        };
+        let said = format!("{{\"error\":{}}}", error.to_json(&clock::rfc3339(clock::now_us())));
+        text.push_str(&said);
+        away = (error.status == 503).then_some(said);
+    }
+    text.push_str("]}");
+    text
+}
+
+/// As `Receipt` of what was published; a cursor needs no escapes.
+fn push_receipt(text: &mut String, cursor: Option<Cursor>) {
+    text.push('{');
+    if let Some(cursor) = cursor {
+        write!(text, "\"cursor\":\"{cursor}\",").expect("writing to a String does not fail");
+    }
+    text.push_str("\"applied\":true}");
+}
+
+/// A publication that is well formed, from somebody who may.
+async fn checked(shared: &AppState, caller: &Caller, bytes: &[u8]) -> Result<Publication, ApiError> {
+    if bytes.len() > PUBLISH_BYTES_MAX {
+        return Err(ApiError::malformed(413, "The body is too large."));
+    }
     let publication = Publication::parse(bytes, clock::now_us()).map_err(|field| {
         shared.metrics.reject("publish", "malformed");
         ApiError::invalid(field)
     })?;
     may_publish(shared, caller, &publication).await?;
+    Ok(publication)
+}
+
+/// As many as went well, and why not more.
+async fn append(
+    shared: &AppState,
+    caller: &Caller,
+    publications: &[Publication],
+) -> (Vec<Option<Cursor>>, Option<ApiError>) {
     let publisher = match caller {
         Caller::User(principal) => principal.user.id.as_str(),
         Caller::Service => "",
     };
-    let cursor = shared.ingest.publish(&publication, publisher).await.map_err(|error| {
+    let (done, failed) = shared.ingest.publish(publications, publisher).await;
+    let failed = failed.map(|error| {
         tracing::warn!(%error, "event not accepted");
         ApiError::unavailable("broker")
-    })?;
-    Ok(Receipt { cursor: cursor.map(|cursor| cursor.to_string()), applied: true, reason: None })
+    });
+    (done, failed)
 }
 
 /// Back ends with the scope or a key; and owners and editors on their own documents.

@@ -31,11 +31,11 @@ pub use writeback::run as run_writeback;
 use crate::broker::Broker;
 use crate::broker::BrokerError;
 use crate::broker::EventAppend;
+use crate::broker::EventOnce;
 use crate::broker::JobAppend;
 use crate::broker::JobOutcome;
 use crate::broker::Once;
 use crate::event::Cursor;
-use crate::event::Delivery;
 use crate::jobs::JobUpdate;
 use crate::jobs::TerminalStatuses;
 use crate::store::Store;
@@ -45,6 +45,8 @@ use crate::telemetry::Metrics;
 /// How long an append from HTTP is tried again under its own name before the client is told to come back.
 const APPEND_PATIENCE: Duration = Duration::from_millis(2500);
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// Events of a batch that are appended, and answered for, together.
+const EVENTS_MAX: usize = 256;
 
 /// The way into the log. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -119,30 +121,52 @@ impl Ingest {
         }
     }
 
-    /// Appends a publication, once for each of the publisher's keys; an ephemeral one is told and not kept.
-    ///
-    /// # Errors
-    /// The log stayed away.
-    pub async fn publish(&self, publication: &Publication, publisher: &str) -> Result<Option<Cursor>, IngestError> {
-        let event = &publication.event;
-        if event.delivery == Delivery::Ephemeral {
-            self.broker.publish_ephemeral(event).await?;
-            return Ok(None);
-        }
-        let once = publication.once(publisher);
-        let until = Instant::now() + APPEND_PATIENCE;
-        loop {
-            match self.broker.append_event(&EventAppend { event, once: &once }).await {
-                Ok(cursor) => {
-                    self.metrics.appends.with_label_values(&["publish", "applied"]).inc();
-                    return Ok(Some(cursor));
-                }
-                Err(error) if Instant::now() >= until => {
-                    self.metrics.appends.with_label_values(&["publish", "failed"]).inc();
-                    return Err(error.into());
-                }
-                Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
+    /// Appends publications in their order, once for each of the publisher's keys; an ephemeral one is told and not kept.
+    /// Answers for each its cursor, if it has one. The log's failure ends it: those after it were not tried.
+    pub async fn publish(&self, batch: &[Publication], publisher: &str) -> (Vec<Option<Cursor>>, Option<IngestError>) {
+        let mut done = Vec::with_capacity(batch.len());
+        for run in batch.chunk_by(|a, b| a.is_ephemeral() == b.is_ephemeral()) {
+            if let Err(error) = self.publish_run(run, publisher, &mut done).await {
+                return (done, Some(error));
             }
         }
+        (done, None)
+    }
+
+    /// All of them are ephemeral, or none.
+    async fn publish_run(
+        &self,
+        run: &[Publication],
+        publisher: &str,
+        done: &mut Vec<Option<Cursor>>,
+    ) -> Result<(), IngestError> {
+        if run.first().is_some_and(Publication::is_ephemeral) {
+            for publication in run {
+                self.broker.publish_ephemeral(&publication.event).await?;
+                done.push(None);
+            }
+            return Ok(());
+        }
+        for part in run.chunks(EVENTS_MAX) {
+            done.extend(self.append_patiently(part, publisher).await?.into_iter().map(Some));
+        }
+        Ok(())
+    }
+
+    async fn append_patiently(&self, part: &[Publication], publisher: &str) -> Result<Vec<Cursor>, IngestError> {
+        let names: Vec<EventOnce> = part.iter().map(|publication| publication.once(publisher)).collect();
+        let named = part.iter().zip(&names);
+        let appends: Vec<EventAppend<'_>> =
+            named.map(|(publication, once)| EventAppend { event: &publication.event, once }).collect();
+        let until = Instant::now() + APPEND_PATIENCE;
+        let outcome = loop {
+            match self.broker.append_events(&appends).await {
+                Err(_) if Instant::now() < until => tokio::time::sleep(RETRY_PAUSE).await,
+                outcome => break outcome,
+            }
+        };
+        let word = if outcome.is_ok() { "applied" } else { "failed" };
+        self.metrics.appends.with_label_values(&["publish", word]).inc_by(part.len() as u64);
+        Ok(outcome?)
     }
 }

@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::Digest as _;
 
+use crate::broker::EventOnce;
 use crate::event::Channel;
 use crate::event::Delivery;
 use crate::event::Event;
@@ -68,11 +69,17 @@ impl Publication {
         Ok(Self { event, key })
     }
 
+    /// Told to whoever listens now, and not kept.
+    #[must_use]
+    pub fn is_ephemeral(&self) -> bool {
+        self.event.delivery == Delivery::Ephemeral
+    }
+
     /// The name under which this is appended once: of the publisher's own key, or a new one for this request alone.
     #[must_use]
-    pub fn once(&self, publisher: &str) -> String {
+    pub fn once(&self, publisher: &str) -> EventOnce {
         match &self.key {
-            None => format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)),
+            None => EventOnce::fresh(),
             Some(key) => {
                 let mut hash = sha2::Sha256::new();
                 for part in [publisher, self.event.channel.as_str(), key] {
@@ -80,7 +87,7 @@ impl Publication {
                     hash.update(part.as_bytes());
                 }
                 let digest = hash.finalize();
-                digest.iter().take(20).map(|byte| format!("{byte:02x}")).collect()
+                EventOnce::Keyed(digest.iter().take(20).map(|byte| format!("{byte:02x}")).collect())
             }
         }
     }

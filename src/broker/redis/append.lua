@@ -1,7 +1,7 @@
 -- Judges job updates in order and appends those that apply: dedupe, fold, XADD, state, in one step for all of them.
 -- The fold is the twin of src/jobs/fold.rs; a property test runs both against each other.
 --
--- KEYS 1 log stream   2 log meta hash   3 durable inbox position   4… the state of each update's job
+-- KEYS 1 log stream   2 log meta hash   3 milestones   4 durable inbox position   5… the state of each update's job
 --      then, in the order of the updates, the keys that these say they have: its updateId, its append's name
 -- ARGV 1 retention_ms   2 entries_max   3 '1': trim by age now   4 ms to remember names   5… one packed update each
 -- An update is texts that each end with \0, which none of them can hold:
@@ -16,17 +16,17 @@
 --      under this name; 'D' done before; 'Rd' 'Rs' 'Rt' rejected as duplicate, stale, terminal; 'B' with an id: behind, the
 --      log up to there tells; 'U' not judged: the job is unknown, or an update of it before this one was not judged
 
-local log, meta, inbox = KEYS[1], KEYS[2], KEYS[3]
+local log, meta, milestones, inbox = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local names_ms = ARGV[4]
 local text = struct.unpack
 local count = #ARGV - 4
-local further = 3 + count
+local further = 4 + count
 local JOB_KEPT_S = 86400
 -- The versions of one time to live differ only after these digits: 10^6 ms.
 local PERIOD_DIGITS = 7
 
 local states = {}
-for at, state in ipairs(call('MGET', unpack(KEYS, 4, further))) do states[KEYS[3 + at]] = state end
+for at, state in ipairs(call('MGET', unpack(KEYS, 5, further))) do states[KEYS[4 + at]] = state end
 
 -- Jobs of which an update was not judged, and whether that is true of an entry of the inbox: nothing overtakes these.
 local waits = {}
@@ -125,7 +125,7 @@ local function judge(key, packed)
   verdict = verdict or order(status, attempt, seq, s_status, s_terminal, s_attempt, s_seq)
   if verdict ~= '' and verdict ~= 'anew' then
     -- Every node has to see that this raw update was judged, or it would append it again.
-    if raw ~= '' then call('XADD', log, '*', 'h', head) end
+    if raw ~= '' then added(call('XADD', log, '*', 'h', head), head) end
     save(key, version .. '\0' .. digest .. '\0' .. s_raw .. '\0' .. string.sub(state, body), known)
     remember(name_key, 'judged', source)
     return verdict
@@ -165,6 +165,6 @@ local function judge(key, packed)
 end
 
 local answers = {}
-for at = 1, count do answers[at] = judge(KEYS[3 + at], ARGV[4 + at]) end
-trim(log, meta, ARGV[1], ARGV[2], ARGV[3])
+for at = 1, count do answers[at] = judge(KEYS[4 + at], ARGV[4 + at]) end
+trim(log, meta, milestones, ARGV[1], ARGV[2], ARGV[3])
 return table.concat(answers, ',')

@@ -1,8 +1,8 @@
 //! The log in Redis: a stream that every node tails, and scripts that judge and append in one step.
 //!
 //! Keys, all below `{prefix}:` and for this module alone:
-//! `log` the stream · `log:meta` epoch and last trimmed entry · `state:{id}` a job's state · `u:{job}:{digest}` an `updateId` ·
-//! `o:{name}` an append's name · `inbox` position in the durable inbox · `inbox:lease` who reads it · `marks` the mark counter.
+//! `log` the stream · `log:meta` epoch, count, last trimmed entry · `log:milestones` every so many-th entry · `state:{id}` a
+//! job's state · `u:{job}:{digest}` an `updateId` · `o:{name}` an append's name · `inbox` position in the durable inbox · `inbox:lease` who reads it · `marks` the mark counter.
 //! Channels: `{prefix}:marks`, `{prefix}:ephemeral`.
 
 mod codec;
@@ -48,6 +48,8 @@ use pack::Packed;
 
 /// How long an `updateId` or the name of an append is remembered.
 const ONCE_KEPT_MS: u64 = 600_000;
+/// The same for the name of one request, which only this node asks for again, within seconds.
+const ASKED_AGAIN_MS: u64 = 60_000;
 /// How often this node trims the log by age, in milliseconds; any node's append may do it.
 const TRIM_EVERY_MS: u64 = 250;
 /// Updates and bytes of one call of the append script, which nothing else in Redis runs beside. One update always fits.
@@ -102,6 +104,7 @@ struct Shared {
 struct Keys {
     log: String,
     meta: String,
+    milestones: String,
     marks: String,
     inbox: String,
     lease: String,
@@ -129,6 +132,7 @@ impl RedisBroker {
         let keys = Keys {
             log: key("log"),
             meta: key("log:meta"),
+            milestones: key("log:milestones"),
             marks: key("marks"),
             inbox: key("inbox"),
             lease: key("inbox:lease"),
@@ -216,18 +220,21 @@ impl RedisBroker {
         Ok(outcomes)
     }
 
-    pub(super) async fn append_event(&self, append: &EventAppend<'_>) -> Result<Cursor, BrokerError> {
+    pub(super) async fn append_events(&self, batch: &[EventAppend<'_>]) -> Result<Vec<Cursor>, BrokerError> {
         let shared = &self.shared;
-        let event = append.event;
-        let mut call = redis::cmd("EVALSHA");
-        call.arg(shared.scripts.publish.get_hash()).arg(3);
-        call.arg(&shared.keys.log).arg(&shared.keys.meta).arg(shared.once_key(append.once));
-        shared.push_limits(&mut call);
-        let mut head = Packed::default();
-        head.head(Fingerprint::random(), event.accepted_us, None);
-        call.arg(head.as_bytes()).arg(codec::event_text(event));
-        let answer: String = shared.link.call(&shared.scripts.publish, &call).await?;
-        pack::cursor(&answer, self.epoch()).ok_or(BrokerError::Garbled)
+        let mut cursors = Vec::with_capacity(batch.len());
+        while let Some(rest) = batch.get(cursors.len()..).filter(|rest| !rest.is_empty()) {
+            let (call, count) = shared.publish_call(rest);
+            let answer: String = shared.link.call(&shared.scripts.publish, &call).await?;
+            let before = cursors.len();
+            for word in answer.split(',') {
+                cursors.push(pack::cursor(word, self.epoch()).ok_or(BrokerError::Garbled)?);
+            }
+            if cursors.len() - before != count {
+                return Err(BrokerError::Garbled);
+            }
+        }
+        Ok(cursors)
     }
 
     pub(super) async fn publish_ephemeral(&self, event: &Event) -> Result<(), BrokerError> {
@@ -297,10 +304,35 @@ impl Shared {
     /// The first arguments of the scripts that append.
     fn push_limits(&self, call: &mut redis::Cmd) {
         let retention_ms = u64::try_from(self.settings.retention.as_millis()).unwrap_or(u64::MAX);
-        call.arg(retention_ms)
-            .arg(self.settings.entries_max)
-            .arg(if self.trims() { "1" } else { "" })
-            .arg(ONCE_KEPT_MS);
+        call.arg(retention_ms).arg(self.settings.entries_max).arg(if self.trims() { "1" } else { "" });
+    }
+
+    /// The call of `publish.lua` for the first of these events, as many as one call takes, and their number.
+    fn publish_call(&self, batch: &[EventAppend<'_>]) -> (redis::Cmd, usize) {
+        let (mut bytes, mut count) = (0, 0);
+        for append in batch.iter().take(CALL_UPDATES_MAX) {
+            bytes += append.event.data.len();
+            if count > 0 && bytes > CALL_BYTES_MAX {
+                break;
+            }
+            count += 1;
+        }
+        let mut call = redis::cmd("EVALSHA");
+        call.arg(self.scripts.publish.get_hash()).arg(3 + count);
+        call.arg(&self.keys.log).arg(&self.keys.meta).arg(&self.keys.milestones);
+        let batch = batch.iter().take(count);
+        for append in batch.clone() {
+            call.arg(self.once_key(append.once.name()));
+        }
+        self.push_limits(&mut call);
+        let mut head = Packed::default();
+        for append in batch {
+            let kept_ms = if append.once.may_come_again() { ONCE_KEPT_MS } else { ASKED_AGAIN_MS };
+            head.truncate(0);
+            head.head(Fingerprint::random(), append.event.accepted_us, None);
+            call.arg(kept_ms).arg(head.as_bytes()).arg(codec::event_text(append.event));
+        }
+        (call, count)
     }
 
     /// The call of `append.lua` for the first of these updates, as many as one call takes, and their fingerprints.
@@ -324,8 +356,8 @@ impl Shared {
         let named: Vec<String> = batch.iter().flat_map(|append| self.names(append)).collect();
         let mut call =
             redis::Cmd::with_capacity(batch.len() * 2 + 16, packed.as_bytes().len() + batch.len() * 64 + 256);
-        call.arg("EVALSHA").arg(self.scripts.append.get_hash()).arg(3 + batch.len() + named.len());
-        call.arg(&self.keys.log).arg(&self.keys.meta).arg(&self.keys.inbox);
+        call.arg("EVALSHA").arg(self.scripts.append.get_hash()).arg(4 + batch.len() + named.len());
+        call.arg(&self.keys.log).arg(&self.keys.meta).arg(&self.keys.milestones).arg(&self.keys.inbox);
         let mut key = format!("{}:state:", self.settings.prefix);
         let stem = key.len();
         for append in batch {
@@ -335,6 +367,7 @@ impl Shared {
         }
         call.arg(named.as_slice());
         self.push_limits(&mut call);
+        call.arg(ONCE_KEPT_MS);
         let mut from = 0;
         for end in ends {
             call.arg(packed.as_bytes().get(from..end).unwrap_or_default());

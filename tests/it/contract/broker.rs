@@ -7,6 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tidings::broker::Broker;
 use tidings::broker::EventAppend;
+use tidings::broker::EventOnce;
 use tidings::broker::JobAppend;
 use tidings::broker::JobOutcome;
 use tidings::broker::MemoryBroker;
@@ -124,7 +125,7 @@ impl Bench {
         self.broker.append_job(&append).await.unwrap()
     }
 
-    async fn settled(&self, count: usize) -> Vec<Arc<Entry>> {
+    pub(super) async fn settled(&self, count: usize) -> Vec<Arc<Entry>> {
         eventually("the tail delivers", Duration::from_secs(5), async || {
             let log = self.log.lock();
             (log.len() >= count).then(|| log.clone())
@@ -133,7 +134,7 @@ impl Bench {
     }
 }
 
-fn named() -> Once {
+pub(super) fn named() -> Once {
     Once::Named(format!("{:016x}", fastrand::u64(..)))
 }
 
@@ -179,15 +180,19 @@ async fn an_append_is_done_once(bench: &Bench) {
     assert!(is_applied(&bench.append("{\"jobId\":\"o\",\"status\":\"running\",\"progress\":9}", named()).await));
     assert_eq!(bench.append(text, once).await, first);
     let event = event("docs.d1");
-    let one = bench.broker.append_event(&EventAppend { event: &event, once: "k1" }).await.unwrap();
-    let two = bench.broker.append_event(&EventAppend { event: &event, once: "k1" }).await.unwrap();
-    let three = bench.broker.append_event(&EventAppend { event: &event, once: "k2" }).await.unwrap();
+    let one = bench.broker.append_event(&EventAppend { event: &event, once: &keyed("k1") }).await.unwrap();
+    let two = bench.broker.append_event(&EventAppend { event: &event, once: &keyed("k1") }).await.unwrap();
+    let three = bench.broker.append_event(&EventAppend { event: &event, once: &keyed("k2") }).await.unwrap();
     assert_eq!(one, two);
     assert!(one.at < three.at);
     assert_eq!(bench.settled(4).await.len(), 4);
 }
 
-fn event(channel: &str) -> Event {
+pub(super) fn keyed(name: &str) -> EventOnce {
+    EventOnce::Keyed(name.to_owned())
+}
+
+pub(super) fn event(channel: &str) -> Event {
     Event {
         channel: Channel::parse(channel).unwrap(),
         name: EventName::DOC_UPDATE,
@@ -253,30 +258,6 @@ async fn the_in_process_broker_keeps_the_contract() {
 #[tokio::test]
 async fn redis_keeps_the_contract() {
     all(Bench::redis().await).await;
-}
-
-/// Trimming remembers the last entry that went: at exactly that one a cursor is still proven, before it not.
-#[tokio::test]
-async fn a_trimmed_log_is_exact_at_its_edge() {
-    let mut settings = settings(RedisServer::shared().await.url(), fresh_prefix());
-    settings.entries_max = 20;
-    let bench = Bench::redis_with(settings.clone()).await;
-    let mut cursors = Vec::new();
-    for n in 0..50 {
-        let text = format!("{{\"jobId\":\"t\",\"status\":\"running\",\"progress\":{n}}}");
-        let JobOutcome::Applied(cursor) = bench.append(&text, named()).await else { panic!("applied") };
-        cursors.push(cursor);
-    }
-    for (n, cursor) in cursors.iter().enumerate() {
-        let located = bench.broker.locate(cursor).await.unwrap();
-        let expected = if n >= 29 { tidings::broker::Located::Found } else { tidings::broker::Located::Gone };
-        assert_eq!(located, expected, "cursor of append {n}");
-    }
-    // A node that starts now knows where its window begins, and that nothing before it is missing unnoticed.
-    let second = Bench::redis_with(settings).await;
-    assert_eq!(second.log.lock().len(), 20);
-    second.stop().await;
-    bench.stop().await;
 }
 
 /// What somebody else writes into our stream is skipped, and the tail goes on.

@@ -2,6 +2,8 @@
 
 mod broker;
 mod broker_batch;
+mod broker_events;
+mod broker_trim;
 mod broker_twins;
 pub(crate) mod store;
 mod store_postgres;
