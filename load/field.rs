@@ -100,7 +100,7 @@ impl Field {
         let stack = Stack::start(setup, server, way, postgres).await?;
         let run = format!("{:08x}", fastrand::u32(..));
         if server == Server::Tidings {
-            postgres.seed(&run, shape.streams, shape.jobs_per_stream * shape.spread(), shape.jobs).await?;
+            postgres.seed(&run, shape.streams, shape.spread(), shape.jobs).await?;
         }
         let reader = Part::start(Core::Inherited, &reader_args(setup, &stack, server, way, &shape, &run)?)?;
         let publisher = Part::start(Core::Inherited, &publisher_args(setup, &stack, way, &shape, &run)?)?;
@@ -174,7 +174,10 @@ impl Field {
         let mut row = self.name();
         row["rate"] = rate.into();
         row["cpuUsPerUpdate"] = crate::number::round(per_update).into();
-        row["cpuUsPerDelivery"] = crate::number::round(per_update / self.shape.fan()).into();
+        // Where hardly any update is delivered, delivering is not what it costs.
+        if self.shape.fan() >= 0.5 {
+            row["cpuUsPerDelivery"] = crate::number::round(per_update / self.shape.fan()).into();
+        }
         row["deliveriesPerSecond"] = (rate * self.shape.fan()).round().into();
         if let (Value::Object(row), Value::Object(seen)) = (&mut row, seen) {
             row.extend(seen);

@@ -134,6 +134,9 @@ pub(crate) struct Setup {
     pub(crate) json: Option<PathBuf>,
     #[arg(skip)]
     pub(crate) short: bool,
+    /// The server may run on any core although it has one lane
+    #[arg(skip)]
+    pub(crate) server_anywhere: bool,
     /// Draw the results into this directory
     #[arg(long)]
     pub(crate) plots: Option<PathBuf>,

@@ -132,6 +132,7 @@ fn core_of(setup: &Setup) -> Core {
     match (setup.no_pin, setup.lanes) {
         (true, _) => Core::Inherited,
         (false, Some(2..)) => Core::Any,
+        (false, _) if setup.server_anywhere => Core::Any,
         (false, _) => Core::Server,
     }
 }
