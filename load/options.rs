@@ -126,7 +126,7 @@ pub(crate) struct Setup {
     /// How to publish there: such a URL to POST to, or `redis://127.0.0.1:6379/{channel}`
     #[arg(long, requires = "url_template")]
     pub(crate) publish_template: Option<String>,
-    /// Its process, to measure what it costs
+    /// Its process, to measure what it costs; it is bound to the server's core
     #[arg(long, requires = "url_template")]
     pub(crate) server_pid: Option<u32>,
     /// Write the results there as well
