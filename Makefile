@@ -35,7 +35,7 @@ chaos: cargo ## the long fault injection run
 	@$(STAGE) ensure scripts/ensure.sh
 	@TIDINGS_CHAOS=full $(STAGE) chaos cargo test --release --test it chaos -- --nocapture --test-threads=1
 
-load: cargo ## a thousand connections and what they saw, in short
+load: cargo ## what streams cost and how soon updates come, beside a bare server and our goals; about four minutes
 	@$(STAGE) build cargo build --release --example load --bin tidings
 	@$(STAGE) load $(TARGET)/release/examples/load all --short
 

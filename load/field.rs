@@ -100,10 +100,10 @@ impl Field {
         let stack = Stack::start(setup, server, way, postgres).await?;
         let run = format!("{:08x}", fastrand::u32(..));
         if server == Server::Tidings {
-            postgres.seed(&run, shape.streams, shape.jobs_per_stream * shape.spread(), shape.jobs).await?;
+            postgres.seed(&run, shape.streams, shape.spread(), shape.jobs).await?;
         }
         let reader = Part::start(Core::Inherited, &reader_args(setup, &stack, server, way, &shape, &run)?)?;
-        let publisher = Part::start(Core::Inherited, &publisher_args(setup, &stack, way, &shape, &run)?)?;
+        let publisher = Part::start(Core::Inherited, &publisher_args(setup, &stack, server, way, &shape, &run)?)?;
         let postgres_pid = postgres.pid();
         Ok(Self { reader, publisher, stack, postgres_pid, server, way, shape, sent: 0, phase: 0 })
     }
@@ -172,9 +172,12 @@ impl Field {
         let load: f64 =
             ["reader", "publisher", "redis", "postgres"].iter().filter_map(|name| cores[*name].as_f64()).sum();
         let mut row = self.name();
-        row["rate"] = rate.into();
+        row["rate"] = crate::number::json(rate);
         row["cpuUsPerUpdate"] = crate::number::round(per_update).into();
-        row["cpuUsPerDelivery"] = crate::number::round(per_update / self.shape.fan()).into();
+        // Where hardly any update is delivered, delivering is not what it costs.
+        if self.shape.fan() >= 0.5 {
+            row["cpuUsPerDelivery"] = crate::number::round(per_update / self.shape.fan()).into();
+        }
         row["deliveriesPerSecond"] = (rate * self.shape.fan()).round().into();
         if let (Value::Object(row), Value::Object(seen)) = (&mut row, seen) {
             row.extend(seen);
@@ -264,11 +267,18 @@ fn reader_args(
     Ok(args)
 }
 
-fn publisher_args(setup: &Setup, stack: &Stack, way: Way, shape: &Shape, run: &str) -> Result<Vec<String>, Failure> {
+fn publisher_args(
+    setup: &Setup,
+    stack: &Stack,
+    server: Server,
+    way: Way,
+    shape: &Shape,
+    run: &str,
+) -> Result<Vec<String>, Failure> {
     let jobs = if shape.shared { 1 } else { shape.jobs }.to_string();
     let mut args = words(&["publisher", "--run", run, "--jobs", &jobs]);
     match (&setup.publish_template, &stack.redis, way) {
-        (Some(template), None, _) if setup.url_template.is_some() => match template.strip_prefix("redis://") {
+        (Some(template), _, _) if server == Server::Other => match template.strip_prefix("redis://") {
             Some(rest) => {
                 let (addr, channel) = rest.split_once('/').ok_or("redis://host:port/{channel}")?;
                 args.extend(words(&["--redis", addr, "--redis-channel", channel]));

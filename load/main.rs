@@ -44,9 +44,8 @@ use crate::options::Options;
 /// What can go wrong here is told to a person.
 type Failure = Box<dyn std::error::Error>;
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    match run(Options::parse().command).await {
+fn main() -> ExitCode {
+    match run(Options::parse().command) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(failure) => {
@@ -56,9 +55,21 @@ async fn main() -> ExitCode {
     }
 }
 
-/// `Ok(false)`: it ran, and what it saw is not good.
-async fn run(command: Command) -> Result<bool, Failure> {
+/// `Ok(false)`: it ran, and what it saw is not good. The parts have their own loops, or runtimes.
+fn run(command: Command) -> Result<bool, Failure> {
     match command {
+        Command::Raw(role) => raw::run(&role).map(|()| true),
+        Command::Publisher(role) => publisher::run(&role).map(|()| true),
+        Command::Reader(role) => reader::run(&role).map(|()| true),
+        scenario => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(measure(scenario))
+        }
+    }
+}
+
+async fn measure(scenario: Command) -> Result<bool, Failure> {
+    match scenario {
         Command::Idle(setup) => scenario::idle::run(&setup).await,
         Command::Own(setup) => scenario::own::run(&setup).await,
         Command::Light(setup) => scenario::light::run(&setup).await,
@@ -68,9 +79,7 @@ async fn run(command: Command) -> Result<bool, Failure> {
         Command::Soak { churn, setup } => scenario::soak::run(&setup, churn).await,
         Command::Growth(setup) => scenario::growth::run(&setup).await,
         Command::All { short, setup } => scenario::all::run(setup, short).await,
-        Command::Raw(role) => raw::run(&role).map(|()| true),
-        Command::Publisher(role) => publisher::run(&role).map(|()| true),
-        Command::Reader(role) => reader::run(&role).map(|()| true),
+        Command::Raw(_) | Command::Publisher(_) | Command::Reader(_) => Err("a part of a scenario is none".into()),
     }
 }
 

@@ -15,13 +15,18 @@ pub(crate) fn round(value: f64) -> f64 {
     if value == 0.0 || !value.is_finite() {
         return 0.0;
     }
-    let scale = 10_f64.powi(3 - crate::number::magnitude(value));
+    let scale = 10_f64.powi(3 - magnitude(value));
     (value * scale).round() / scale
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "a logarithm is a small number")]
 fn magnitude(value: f64) -> i32 {
     value.abs().log10().floor() as i32
+}
+
+/// For JSON: whole numbers without a point, others to a few digits.
+pub(crate) fn json(value: f64) -> serde_json::Value {
+    if value.fract() == 0.0 && value >= 0.0 { to_u64(value).into() } else { round(value).into() }
 }
 
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {

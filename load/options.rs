@@ -126,7 +126,7 @@ pub(crate) struct Setup {
     /// How to publish there: such a URL to POST to, or `redis://127.0.0.1:6379/{channel}`
     #[arg(long, requires = "url_template")]
     pub(crate) publish_template: Option<String>,
-    /// Its process, to measure what it costs
+    /// Its process, to measure what it costs; it is bound to the server's core
     #[arg(long, requires = "url_template")]
     pub(crate) server_pid: Option<u32>,
     /// Write the results there as well
@@ -134,6 +134,9 @@ pub(crate) struct Setup {
     pub(crate) json: Option<PathBuf>,
     #[arg(skip)]
     pub(crate) short: bool,
+    /// The server may run on any core although it has one lane
+    #[arg(skip)]
+    pub(crate) server_anywhere: bool,
     /// Draw the results into this directory
     #[arg(long)]
     pub(crate) plots: Option<PathBuf>,

@@ -49,23 +49,24 @@ impl Postgres {
         self.process.pid()
     }
 
-    /// A user for each stream, and `jobs` jobs and documents in all, of which `each` belong to the same user.
+    /// A user for each stream, and `jobs` jobs and documents in all: the first `each` are the first user's, and so on in turn.
     pub(crate) async fn seed(&self, run: &str, streams: u64, each: u64, jobs: u64) -> Result<(), Failure> {
         let mut database = PgConnection::connect(&self.url).await?;
         let [streams, each, jobs] = [streams, each.max(1), jobs].map(i64::try_from);
         let statements = [
             "INSERT INTO tidings.users (id, name)
-             SELECT 'load-' || $1 || '-' || i, 'Reader ' || i FROM generate_series(0, $2 - 1) AS i WHERE $3 > 0",
+             SELECT 'load-' || $1 || '-' || i, 'Reader ' || i FROM generate_series(0, $2 - 1) AS i
+             WHERE $3 > 0 AND $4 > 0",
             "INSERT INTO tidings.jobs (id, user_id, status)
-             SELECT 'load-' || $1 || '-' || i, 'load-' || $1 || '-' || i / $3, 'queued'
+             SELECT 'load-' || $1 || '-' || i, 'load-' || $1 || '-' || (i / $3) % $4, 'queued'
              FROM generate_series(0, $2 - 1) AS i",
             "INSERT INTO tidings.documents (id, owner_id, title)
-             SELECT 'load-' || $1 || '-' || i, 'load-' || $1 || '-' || i / $3, 'Load'
+             SELECT 'load-' || $1 || '-' || i, 'load-' || $1 || '-' || (i / $3) % $4, 'Load'
              FROM generate_series(0, $2 - 1) AS i",
         ];
         let (streams, each, jobs) = (streams?, each?, jobs?);
         for (statement, count) in statements.into_iter().zip([streams, jobs, jobs]) {
-            sqlx::query(statement).bind(run).bind(count).bind(each).execute(&mut database).await?;
+            sqlx::query(statement).bind(run).bind(count).bind(each).bind(streams).execute(&mut database).await?;
         }
         // As the server's own housekeeping would have done long ago.
         sqlx::query("ANALYZE").execute(&mut database).await?;

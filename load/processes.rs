@@ -16,6 +16,9 @@ use crate::Failure;
 /// The soft limit on open files is often 1,024; a stream is a file at either end.
 const MANY_FILES: &str = r#"ulimit -n "$(ulimit -Hn)"; exec "$@""#;
 
+const SERVER_CORE: &str = "0";
+const LOAD_CORE: &str = "1";
+
 /// Where a process may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Core {
@@ -31,7 +34,7 @@ impl Core {
     fn list(self) -> Option<String> {
         match self {
             Self::Inherited => None,
-            Self::Server => Some("0".to_owned()),
+            Self::Server => Some(SERVER_CORE.to_owned()),
             Self::Any => Some(format!("0-{}", cores().saturating_sub(1))),
         }
     }
@@ -50,11 +53,19 @@ fn cores() -> usize {
 
 /// Binds this process, and so all that it starts, to the second core.
 pub(crate) fn take_load_core() -> Result<(), Failure> {
-    let me = std::process::id().to_string();
-    let bound = Command::new("taskset").args(["-acp", "1", &me]).stdout(Stdio::null()).status();
+    bind(std::process::id(), LOAD_CORE)
+}
+
+/// Binds a process that somebody else has started, with all its threads.
+pub(crate) fn bind_to_server_core(pid: u32) -> Result<(), Failure> {
+    bind(pid, SERVER_CORE)
+}
+
+fn bind(pid: u32, core: &str) -> Result<(), Failure> {
+    let bound = Command::new("taskset").args(["-acp", core, &pid.to_string()]).stdout(Stdio::null()).status();
     match bound {
         Ok(status) if status.success() => Ok(()),
-        _ => Err("taskset is missing (apt-get install -y util-linux), or give --no-pin".into()),
+        _ => Err("taskset is missing (apt-get install -y util-linux) or refused; --no-pin does without".into()),
     }
 }
 

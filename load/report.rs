@@ -46,15 +46,10 @@ fn merge(name: &str, runs: &[&Value]) -> Value {
             let values: Vec<f64> = runs.iter().filter_map(|run| run.as_f64()).collect();
             let value =
                 if FAULTS.contains(&name) { values.into_iter().fold(0.0, f64::max) } else { number::median(values) };
-            json_number(value)
+            number::json(value)
         }
         other => (*other).clone(),
     }
-}
-
-/// Whole numbers without a point.
-fn json_number(value: f64) -> Value {
-    if value.fract() == 0.0 && value >= 0.0 { number::to_u64(value).into() } else { number::round(value).into() }
 }
 
 /// A column: its heading, and where its value is, with dots between.

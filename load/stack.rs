@@ -12,6 +12,7 @@ use crate::options::Server;
 use crate::options::Setup;
 use crate::options::Way;
 use crate::postgres::Postgres;
+use crate::processes;
 use crate::processes::Core;
 use crate::processes::Part;
 use crate::processes::command;
@@ -116,6 +117,9 @@ impl Stack {
         let template = setup.url_template.as_deref().ok_or("--servers other needs --url-template")?;
         let url = split_url(template)?.0;
         let server_pid = setup.server_pid;
+        if let Some(pid) = server_pid.filter(|_| !setup.no_pin) {
+            processes::bind_to_server_core(pid)?; // or it would be compared with servers that have a core to themselves
+        }
         Ok(Self { url, metrics: None, server_pid, _server: Running::Elsewhere, redis: None, _directory: directory })
     }
 }
@@ -132,6 +136,7 @@ fn core_of(setup: &Setup) -> Core {
     match (setup.no_pin, setup.lanes) {
         (true, _) => Core::Inherited,
         (false, Some(2..)) => Core::Any,
+        (false, _) if setup.server_anywhere => Core::Any,
         (false, _) => Core::Server,
     }
 }

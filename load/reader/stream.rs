@@ -200,7 +200,8 @@ pub(crate) fn path(role: &ReaderRole, number: usize) -> String {
     for pattern in &role.channel {
         let pattern = pattern.replace("{run}", &role.run).replace("{i}", &number.to_string());
         if pattern.contains("{job}") {
-            let own = (number * jobs..(number + 1) * jobs).map(|job| job * role.spread);
+            // Updates go to the jobs in turn, so to the streams in turn.
+            let own = (0..jobs).map(|round| (round * role.streams + number) * role.spread);
             channels.extend(own.map(|job| pattern.replace("{job}", &job.to_string())));
         } else {
             channels.push(pattern);

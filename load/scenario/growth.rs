@@ -7,6 +7,7 @@ use crate::field::Shape;
 use crate::number::round;
 use crate::options::Server;
 use crate::options::Setup;
+use crate::options::Way;
 use crate::plot;
 use crate::plot::Plot;
 use crate::report;
@@ -122,16 +123,28 @@ pub(crate) async fn measure(bench: &Bench, points: &[Point]) -> Result<Vec<Value
     let mut rows = Vec::new();
     for (server, way) in bench.rounds() {
         for point in points.iter().filter(|point| point.suits(server)) {
-            let bench = bench.with(|setup| setup.lanes = point.lanes.or(setup.lanes));
-            let mut field = bench.open(server, way, point.shape.clone()).await?;
-            // Each job once before anything is measured: the first update of a job asks the database what was before.
-            let warmup = bench.setup.warmup + point.shape.jobs as f64 / rate;
-            let mut row = field.publish(rate, warmup, bench.setup.seconds.unwrap_or(SECONDS))?;
-            row["grows"] = point.grows.into();
-            row["to"] = point.to.into();
-            row["rssMib"] = round(field.memory().rss_kib / 1024.0).into();
-            rows.push(row);
+            let bench = bench.with(|setup| {
+                setup.lanes = point.lanes.or(setup.lanes);
+                // Two lanes need two cores, so one lane has to do without a core of its own as well.
+                setup.server_anywhere = point.lanes.is_some();
+            });
+            match one(&bench, server, way, point, rate).await {
+                Ok(row) => rows.push(row),
+                // The others are worth having nevertheless.
+                Err(failure) => eprintln!("load: {} {} is missing: {failure}", point.to, point.grows),
+            }
         }
     }
     Ok(medians(rows, &["server", "way", "grows", "to"]))
+}
+
+async fn one(bench: &Bench, server: Server, way: Way, point: &Point, rate: f64) -> Result<Value, Failure> {
+    let mut field = bench.open(server, way, point.shape.clone()).await?;
+    // Each job once before anything is measured: the first update of a job asks the database what was before.
+    let warmup = bench.setup.warmup + point.shape.jobs as f64 / rate;
+    let mut row = field.publish(rate, warmup, bench.setup.seconds.unwrap_or(SECONDS))?;
+    row["grows"] = point.grows.into();
+    row["to"] = point.to.into();
+    row["rssMib"] = round(field.memory().rss_kib / 1024.0).into();
+    Ok(row)
 }
