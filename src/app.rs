@@ -254,10 +254,9 @@ fn maintain(shared: &AppState, tasks: &TaskTracker, stop: &CancellationToken) {
         }
     };
     let answers = Arc::clone(&shared.sessions.authorizer);
-    let (one, two, three) = (stop.clone(), stop.clone(), stop.clone());
-    tasks.spawn(async move { one.run_until_cancelled(keys.authenticator.maintain()).await });
-    tasks.spawn(async move { two.run_until_cancelled(answers.maintain()).await });
-    tasks.spawn(async move { three.run_until_cancelled(states).await });
+    let all = async move { tokio::join!(keys.authenticator.maintain(), answers.maintain(), states) };
+    let stop = stop.clone();
+    tasks.spawn(async move { stop.run_until_cancelled(all).await });
 }
 
 /// One line for the operator: a setting that is wrong, or something that is away.
@@ -270,10 +269,8 @@ pub(crate) fn unreachable_store(error: &StoreError) -> StartError {
 
 /// As many as there are cores, where the setting does not say.
 fn lanes(config: &Config) -> usize {
-    match config.lanes {
-        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        lanes => lanes,
-    }
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    if config.lanes > 0 { config.lanes } else { cores() }
 }
 
 fn window_limits(config: &Config) -> WindowLimits {
