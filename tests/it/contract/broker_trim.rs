@@ -17,6 +17,7 @@ use crate::contract::broker::Bench;
 use crate::contract::broker::fresh_prefix;
 use crate::contract::broker::named;
 use crate::contract::broker::settings;
+use crate::support::eventually;
 use crate::support::redis::RedisServer;
 
 /// What one call adds at most.
@@ -123,7 +124,12 @@ async fn trimming_by_count_and_by_age_mix() {
                 let full = cursors.len() >= entries_max && round == 0;
                 assert!(!full || kept >= entries_max, "{kept} of {entries_max}");
                 check_edge(&bench, &server, &settings.prefix, &cursors).await;
-                tokio::time::sleep(Duration::from_millis(if round % 2 == 1 { 60 } else { 0 })).await;
+                let at = tokio::time::Instant::now();
+                let pause = Duration::from_millis(if round % 2 == 1 { 60 } else { 0 });
+                eventually("entries are older than the short retention", Duration::from_secs(5), async || {
+                    (at.elapsed() >= pause).then_some(())
+                })
+                .await;
             }
             bench.stop().await;
         }
