@@ -17,6 +17,7 @@ use crate::contract::broker::Bench;
 use crate::contract::broker::fresh_prefix;
 use crate::contract::broker::named;
 use crate::contract::broker::settings;
+use crate::support::eventually;
 use crate::support::redis::RedisServer;
 
 /// What one call adds at most.
@@ -116,16 +117,19 @@ async fn trimming_by_count_and_by_age_mix() {
             // A node with a short retention trims by age, between those that trim by count alone.
             settings.retention = Duration::from_millis(if round % 2 == 1 { 40 } else { 600_000 });
             let bench = Bench::redis_with(settings.clone()).await;
-            // What came before the tick is older than the short retention at the next append.
-            let mut age = tokio::time::interval(Duration::from_millis(if round % 2 == 1 { 60 } else { 1 }));
             for _ in 0..8 {
-                age.tick().await;
                 cursors.extend(append(&bench, fastrand::usize(1..entries_max / 3)).await);
                 let kept = length(&server, &log).await;
                 assert!(kept <= entries_max + entries_max / 100 + CALL, "{kept} of {entries_max}");
                 let full = cursors.len() >= entries_max && round == 0;
                 assert!(!full || kept >= entries_max, "{kept} of {entries_max}");
                 check_edge(&bench, &server, &settings.prefix, &cursors).await;
+                let at = tokio::time::Instant::now();
+                let pause = Duration::from_millis(if round % 2 == 1 { 60 } else { 0 });
+                eventually("entries are older than the short retention", Duration::from_secs(5), async || {
+                    (at.elapsed() >= pause).then_some(())
+                })
+                .await;
             }
             bench.stop().await;
         }
