@@ -20,10 +20,15 @@ const STREAMS: u64 = 10_000;
 /// An allocator may give memory back a little later.
 const REST: Duration = Duration::from_secs(2);
 
-const COLUMNS: [Column; 11] = [
+/// A server takes memory once, whatever comes: heaps of its threads, pools, what the first crowd needed while it opened. So the cost of
+/// a stream is the difference between this part of the streams and all of them.
+const FEW: u64 = 5;
+
+const COLUMNS: [Column; 12] = [
     ("server", "server"),
     ("way", "way"),
     ("streams", "streams"),
+    ("KiB each more", "kibEachMore"),
     ("RSS KiB/stream", "rssKibPerStream"),
     ("PSS KiB/stream", "pssKibPerStream"),
     ("empty MiB", "emptyMib"),
@@ -48,11 +53,15 @@ pub(crate) fn print(rows: &[Value]) {
 pub(crate) async fn measure(bench: &Bench) -> Result<Vec<Value>, Failure> {
     let streams = bench.setup.streams.unwrap_or(STREAMS);
     let quiet = &["user.me", "{other}.load-{run}-{job}"][..];
-    let shape = Shape { session: true, quiet, ..Shape::own(streams) };
+    let shape = |streams| Shape { session: true, quiet, ..Shape::own(streams) };
     let mut rows = Vec::new();
     for (server, way) in bench.rounds() {
-        let field = bench.start(server, way, shape.clone()).await?;
-        rows.push(one(field, streams as f64).await?);
+        let few = streams / FEW;
+        let base = one(bench.start(server, way, shape(few)).await?, few as f64).await?;
+        let mut row = one(bench.start(server, way, shape(streams)).await?, streams as f64).await?;
+        let more = row["fullKib"].as_f64().unwrap_or(0.0) - base["fullKib"].as_f64().unwrap_or(0.0);
+        row["kibEachMore"] = round(more / (streams - few) as f64).into();
+        rows.push(row);
     }
     Ok(medians(rows, &["server", "way"]))
 }
@@ -74,6 +83,7 @@ async fn one(mut field: Field, streams: f64) -> Result<Value, Failure> {
     let per_second = |opened: &Value| round(streams / opened["seconds"].as_f64().unwrap_or(f64::INFINITY));
     let rss = |memory: Memory| round((memory.rss_kib - empty.rss_kib) / streams);
     let mut row = field.name();
+    row["fullKib"] = round(full.rss_kib).into();
     row["rssKibPerStream"] = rss(full).into();
     row["pssKibPerStream"] = round((full.pss_kib - empty.pss_kib) / streams).into();
     row["emptyMib"] = round(empty.rss_kib / 1024.0).into();
