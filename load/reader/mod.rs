@@ -5,6 +5,7 @@
 
 mod http2;
 mod orders;
+mod source;
 mod sse;
 mod stream;
 mod tally;
@@ -27,6 +28,7 @@ use crate::now_us;
 use crate::options::ReaderRole;
 use crate::reader::orders::Orders;
 use crate::reader::orders::Streams;
+use crate::reader::source::Source;
 use crate::reader::sse::Said;
 use crate::reader::stream::State;
 use crate::reader::stream::Stream;
@@ -48,6 +50,7 @@ pub(crate) struct Reader {
     streams: Vec<Stream>,
     /// To be opened, in that order.
     waiting: VecDeque<usize>,
+    source: Source,
     opening: usize,
     open: usize,
     /// How long each opening took, from `connect` to `ready`.
@@ -70,6 +73,7 @@ pub(crate) fn run(role: &ReaderRole) -> Result<(), Failure> {
         poll: Poll::new()?,
         streams: std::iter::repeat_with(Stream::default).take(count).collect(),
         waiting: VecDeque::new(),
+        source: Source::somewhere(),
         opening: 0,
         open: 0,
         opened_us: us_histogram(),
@@ -179,7 +183,8 @@ impl Reader {
             let Some(stream) = self.streams.get_mut(number).filter(|stream| stream.state == State::Closed) else {
                 continue;
             };
-            match stream.connect(self.role.url, number, self.poll.registry()) {
+            let way = (self.source.next(), self.role.url);
+            match stream.connect(way, number, self.poll.registry()) {
                 Ok(()) => self.opening += 1,
                 Err(failure) => self.tally.complain(&format!("stream {number}: {failure}")),
             }
