@@ -40,6 +40,8 @@ const BUFFER: usize = 256 * 1024;
 const EVENTS: usize = 1024;
 /// How often it looks whether what it waits for has happened.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How long a stream stays away that goes in the middle of a soak: long enough to miss something.
+const AWAY_US: u64 = 700_000;
 const ORDERS: Token = Token(usize::MAX - 1);
 
 /// All streams, and what is to be done with them.
@@ -59,6 +61,8 @@ pub(crate) struct Reader {
     /// Streams that are closed and opened again, per second.
     churn_rate: f64,
     churned_us: u64,
+    /// Streams that went, and when they come back.
+    away: VecDeque<(u64, usize)>,
 }
 
 /// Does what it is told on standard input until that ends.
@@ -80,6 +84,7 @@ pub(crate) fn run(role: &ReaderRole) -> Result<(), Failure> {
         tally: Tally::new(shape, count, role)?,
         churn_rate: 0.0,
         churned_us: 0,
+        away: VecDeque::new(),
     };
     reader.serve()
 }
@@ -191,9 +196,12 @@ impl Reader {
         }
     }
 
-    /// Closes and opens streams at random, so many a second.
+    /// Closes streams at random, so many a second, and opens them again after a while.
     fn churn_some(&mut self) {
         let now = now_us();
+        while let Some((_, number)) = self.away.pop_front_if(|(back_us, _)| *back_us <= now) {
+            self.waiting.push_back(number);
+        }
         if self.churn_rate <= 0.0 || self.streams.is_empty() {
             self.churned_us = now;
             return;
@@ -203,7 +211,7 @@ impl Reader {
             self.churned_us += crate::number::to_u64(pause).max(1);
             let number = fastrand::usize(..self.streams.len());
             self.close(number);
-            self.waiting.push_back(number);
+            self.away.push_back((now + AWAY_US, number));
         }
     }
 }
