@@ -5,6 +5,7 @@
 
 mod http2;
 mod orders;
+mod source;
 mod sse;
 mod stream;
 mod tally;
@@ -27,6 +28,7 @@ use crate::now_us;
 use crate::options::ReaderRole;
 use crate::reader::orders::Orders;
 use crate::reader::orders::Streams;
+use crate::reader::source::Source;
 use crate::reader::sse::Said;
 use crate::reader::stream::State;
 use crate::reader::stream::Stream;
@@ -38,6 +40,8 @@ const BUFFER: usize = 256 * 1024;
 const EVENTS: usize = 1024;
 /// How often it looks whether what it waits for has happened.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How long a stream stays away that goes in the middle of a soak: long enough to miss something.
+const AWAY_US: u64 = 700_000;
 const ORDERS: Token = Token(usize::MAX - 1);
 
 /// All streams, and what is to be done with them.
@@ -48,6 +52,7 @@ pub(crate) struct Reader {
     streams: Vec<Stream>,
     /// To be opened, in that order.
     waiting: VecDeque<usize>,
+    source: Source,
     opening: usize,
     open: usize,
     /// How long each opening took, from `connect` to `ready`.
@@ -56,6 +61,8 @@ pub(crate) struct Reader {
     /// Streams that are closed and opened again, per second.
     churn_rate: f64,
     churned_us: u64,
+    /// Streams that went, and when they come back.
+    away: VecDeque<(u64, usize)>,
 }
 
 /// Does what it is told on standard input until that ends.
@@ -70,12 +77,14 @@ pub(crate) fn run(role: &ReaderRole) -> Result<(), Failure> {
         poll: Poll::new()?,
         streams: std::iter::repeat_with(Stream::default).take(count).collect(),
         waiting: VecDeque::new(),
+        source: Source::somewhere(),
         opening: 0,
         open: 0,
         opened_us: us_histogram(),
         tally: Tally::new(shape, count, role)?,
         churn_rate: 0.0,
         churned_us: 0,
+        away: VecDeque::new(),
     };
     reader.serve()
 }
@@ -179,16 +188,20 @@ impl Reader {
             let Some(stream) = self.streams.get_mut(number).filter(|stream| stream.state == State::Closed) else {
                 continue;
             };
-            match stream.connect(self.role.url, number, self.poll.registry()) {
+            let way = (self.source.next(), self.role.url);
+            match stream.connect(way, number, self.poll.registry()) {
                 Ok(()) => self.opening += 1,
                 Err(failure) => self.tally.complain(&format!("stream {number}: {failure}")),
             }
         }
     }
 
-    /// Closes and opens streams at random, so many a second.
+    /// Closes streams at random, so many a second, and opens them again after a while.
     fn churn_some(&mut self) {
         let now = now_us();
+        while let Some((_, number)) = self.away.pop_front_if(|(back_us, _)| *back_us <= now) {
+            self.waiting.push_back(number);
+        }
         if self.churn_rate <= 0.0 || self.streams.is_empty() {
             self.churned_us = now;
             return;
@@ -198,7 +211,7 @@ impl Reader {
             self.churned_us += crate::number::to_u64(pause).max(1);
             let number = fastrand::usize(..self.streams.len());
             self.close(number);
-            self.waiting.push_back(number);
+            self.away.push_back((now + AWAY_US, number));
         }
     }
 }

@@ -12,6 +12,7 @@ use mio::net::TcpStream;
 
 use crate::now_us;
 use crate::options::ReaderRole;
+use crate::reader::source::Source;
 use crate::reader::sse::Parser;
 use crate::reader::sse::Said;
 use crate::support::tokens;
@@ -64,8 +65,13 @@ impl Default for Stream {
 }
 
 impl Stream {
-    pub(crate) fn connect(&mut self, url: SocketAddr, number: usize, registry: &Registry) -> std::io::Result<()> {
-        let mut socket = TcpStream::connect(url)?;
+    pub(crate) fn connect(
+        &mut self,
+        (source, url): (Source, SocketAddr),
+        number: usize,
+        registry: &Registry,
+    ) -> std::io::Result<()> {
+        let mut socket = source.connect(url)?;
         registry.register(&mut socket, Token(number), Interest::READABLE | Interest::WRITABLE)?;
         (self.socket, self.parser, self.state) = (Some(socket), Parser::default(), State::Connecting);
         self.since_us = now_us();
