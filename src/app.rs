@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use axum::Router;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +24,6 @@ use crate::broker::Outputs;
 use crate::broker::RedisBroker;
 use crate::broker::RedisSettings;
 use crate::broker::TailMessage;
-use crate::cache::Cache;
 use crate::config::Config;
 use crate::event::Entry;
 use crate::event::WindowLimits;
@@ -43,7 +41,7 @@ use crate::ingest::Ingest;
 use crate::ingest::Judged;
 use crate::ingest::Members;
 use crate::jobs::TerminalStatuses;
-use crate::session::ROW_AGE_MAX;
+use crate::session::LEEWAY_S;
 use crate::session::Sessions;
 use crate::store::Store;
 use crate::store::StoreError;
@@ -61,10 +59,8 @@ const APPENDS_MAX: usize = 64;
 const FEED_ENTRIES_MAX: usize = 1000;
 /// Connections beyond the streams: requests, probes, and room to answer that there is no room.
 const SPARE_CONNECTIONS: usize = 1000;
-/// Streams that ask the log or the database about the past at once.
-const CATCHUPS_MAX: usize = 64;
-/// States of quiet jobs that are remembered: about 700 bytes each.
-const KNOWN_STATES_MAX: usize = 65_536;
+/// Announcements of the database that may wait.
+const NOTICES_MAX: usize = 1024;
 /// How long tasks may take to end after they were told to.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -138,7 +134,7 @@ impl App {
         let (tasks, stop, stop_listening) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
         let window = Window::new(window_limits(&config), config.log_retention);
         let outbox = OutboxLimits { events_max: config.outbox_events_max, bytes_max: config.outbox_bytes_max };
-        let lane = LaneSettings { heartbeat: config.heartbeat_interval, outbox };
+        let lane = LaneSettings::new(config.heartbeat_interval, Duration::from_secs(LEEWAY_S), outbox);
         let hub = Hub::start(lanes(&config), &lane, window, &metrics, &tasks, &stop)
             .map_err(|error| StartError::Unavailable(format!("can't start: {error}; raise the limit of open files")))?;
         let seeds = ingest::Seeds::default();
@@ -152,19 +148,8 @@ impl App {
         let members = Members::new(broker.redis().map_or(1, RedisBroker::node));
         start_line(&config, &hub, &ingest, &members, &tasks, &stop);
         let users = Arc::new(Directory::new(store.clone(), &config));
-        let sessions = Arc::new(Sessions {
-            hub,
-            broker,
-            store: store.clone(),
-            authorizer: Arc::new(Authorizer::new(store, Arc::clone(&users), &config, &metrics)),
-            metrics: metrics.clone(),
-            terminal,
-            outbox,
-            catchups: Semaphore::new(CATCHUPS_MAX),
-            known: Cache::new(KNOWN_STATES_MAX, config.log_retention),
-            known_rows: Cache::new(KNOWN_STATES_MAX, ROW_AGE_MAX),
-            heartbeat_ms: u64::try_from(config.heartbeat_interval.as_millis()).unwrap_or(u64::MAX),
-        });
+        let authorizer = Arc::new(Authorizer::new(store.clone(), Arc::clone(&users), &config, &metrics));
+        let sessions = Arc::new(Sessions::new(hub, broker, store, authorizer, terminal, &config, &metrics));
         let authenticator = Authenticator::new(verifier, users, &config, &metrics);
         let shared = Arc::new(http::Shared {
             sessions,
@@ -243,20 +228,26 @@ impl App {
     }
 }
 
-/// Keeps keys fresh and caches small.
+/// Keeps keys fresh, caches small, and rights and rows true.
 fn maintain(shared: &AppState, tasks: &TaskTracker, stop: &CancellationToken) {
-    let (keys, sessions) = (Arc::clone(shared), Arc::clone(&shared.sessions));
-    let states = async move {
-        loop {
-            tokio::time::sleep(ROW_AGE_MAX).await;
-            sessions.known.prune();
-            sessions.known_rows.prune();
-        }
+    let (shared, stop) = (Arc::clone(shared), stop.clone());
+    let all = async move {
+        let (notices, heard) = mpsc::channel(NOTICES_MAX);
+        let (jobs, rows) = mpsc::channel(NOTICES_MAX);
+        let (nodes, calls) = mpsc::channel(NOTICES_MAX);
+        let (sessions, ingest) = (&shared.sessions, &shared.ingest);
+        tokio::join!(
+            shared.authenticator.maintain(),
+            sessions.authorizer.maintain(),
+            sessions.maintain(),
+            sessions.store.watch(notices),
+            sessions.keep_rights(heard, jobs),
+            ingest::run_outside(ingest, rows),
+            sessions.broker.hear_nodes(nodes),
+            sessions.answer_nodes(calls),
+        )
     };
-    let answers = Arc::clone(&shared.sessions.authorizer);
-    let all = async move { tokio::join!(keys.authenticator.maintain(), answers.maintain(), states) };
-    let stop = stop.clone();
-    tasks.spawn(async move { stop.run_until_cancelled(all).await });
+    tasks.spawn(async move { Box::pin(stop.run_until_cancelled(all)).await });
 }
 
 /// One line for the operator: a setting that is wrong, or something that is away.

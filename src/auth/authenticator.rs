@@ -30,6 +30,8 @@ pub struct Principal {
     pub scopes: Scopes,
     /// When the database said that the user exists.
     pub(super) checked: Instant,
+    /// The same by the clock of changes.
+    pub(super) since: u64,
 }
 
 /// Who is asking.
@@ -71,13 +73,25 @@ impl Caller {
 }
 
 impl Principal {
+    /// The same person with a newer token, which an instance of ours has verified.
+    #[must_use]
+    pub fn renewed(&self, expires_at: u64, scopes: Scopes) -> Self {
+        Self { expires_at, scopes, ..self.clone() }
+    }
+
     /// A principal without a token, for tests of other modules. The user is named like the id.
     #[cfg(test)]
     #[must_use]
     pub fn for_test(id: &str) -> Self {
         let id = crate::event::Id::parse(id).expect("tests use valid ids");
         let user = User { name: id.to_string(), id, avatar_url: None, disabled: false };
-        Self { user: Arc::new(user), expires_at: u64::MAX, scopes: Scopes::default(), checked: Instant::now() }
+        Self {
+            user: Arc::new(user),
+            expires_at: u64::MAX,
+            scopes: Scopes::default(),
+            checked: Instant::now(),
+            since: 0,
+        }
     }
 }
 
@@ -147,7 +161,8 @@ impl Authenticator {
         if user.disabled {
             return Err(AuthFailure::Disabled);
         }
-        Ok(Principal { user, expires_at: claims.expires_at, scopes: claims.scopes, checked: found.asked })
+        let (checked, since) = (found.asked, found.since);
+        Ok(Principal { user, expires_at: claims.expires_at, scopes: claims.scopes, checked, since })
     }
 }
 

@@ -8,7 +8,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::auth::Principal;
+use crate::auth::changes::Changes;
 use crate::auth::directory::Directory;
+use crate::auth::directory::UNANNOUNCED_MAX;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::event::Channel;
@@ -23,6 +25,8 @@ use crate::telemetry::Metrics;
 const NEGATIVE_MAX: Duration = Duration::from_secs(2);
 /// How long a grant holds that was given while the database is away, before it is asked for again.
 const STALE_STEP: Duration = Duration::from_secs(10);
+/// Users, jobs or roles of one question.
+const PREFETCH: usize = 1000;
 /// Answers remembered at most: about 200 bytes each.
 const ANSWERS_MAX: usize = 262_144;
 
@@ -90,6 +94,8 @@ struct Remembered {
     role: Option<Role>,
     /// Before the question was asked.
     asked: Instant,
+    /// The same by the clock of changes.
+    since: u64,
     /// For how long after that it needs no new question. Small, because there is one of these per stream and channel.
     fresh_ms: u32,
 }
@@ -115,6 +121,7 @@ pub struct Authorizer {
     answers: Cache<(Id, Resource), Remembered>,
     max_age: Duration,
     stale_max: Duration,
+    changes: Arc<Changes>,
     metrics: Metrics,
 }
 
@@ -123,6 +130,7 @@ impl Authorizer {
     #[must_use]
     pub fn new(store: Store, users: Arc<Directory>, config: &Config, metrics: &Metrics) -> Self {
         Self {
+            changes: Arc::clone(users.changes()),
             users,
             answers: Cache::new(ANSWERS_MAX, config.grant_stale_max),
             max_age: config.grant_max_age,
@@ -149,14 +157,66 @@ impl Authorizer {
     /// The database is away and nothing fresh is remembered.
     pub async fn role(&self, principal: &Principal, document: &Id) -> Result<Option<Role>, StoreError> {
         let key = (principal.user.id.clone(), Channel::of(Kind::Docs, document));
-        let asked = Instant::now();
-        if let Some(fresh) = self.answers.get(&key).filter(|known| asked < known.fresh_until()) {
+        let asked = self.asking();
+        if let Some(fresh) = self.fresh(&key) {
             return Ok(fresh.role);
         }
         let pair = (principal.user.id.clone(), document.clone());
         let role = self.store.document_roles(std::slice::from_ref(&pair)).await?.remove(&pair);
         self.remember(key, role, asked);
         Ok(role)
+    }
+
+    /// Asks together what is not known of these users and channels, so that answers about each are at hand.
+    pub async fn prefetch(&self, wanted: &[(Id, Vec<Channel>)]) {
+        let users: HashSet<&Id> = wanted.iter().map(|(user, _)| user).collect();
+        let pairs = wanted.iter().flat_map(|(user, channels)| channels.iter().map(move |channel| (user, channel)));
+        let keys: HashSet<(Id, Resource)> =
+            pairs.filter_map(|(user, channel)| Some((user.clone(), resource(channel)?))).collect();
+        let unknown = keys.into_iter().filter(|key| self.fresh(key).is_none());
+        let (jobs, documents): (Vec<_>, Vec<_>) = unknown.partition(|(_, resource)| resource.kind() == Kind::Jobs);
+        let users: Vec<Id> = users.into_iter().cloned().collect();
+        // Who asks for one of them afterwards is told what went wrong.
+        tokio::join!(self.users.prefetch(&users), self.prefetch_jobs(jobs), self.prefetch_documents(documents));
+    }
+
+    async fn prefetch_jobs(&self, keys: Vec<(Id, Resource)>) {
+        for keys in keys.chunks(PREFETCH) {
+            let asked = self.asking();
+            let ids: Vec<Id> = keys.iter().filter_map(|(_, job)| Id::parse(job.id()).ok()).collect();
+            let Ok(owners) = self.store.job_owners(&ids).await else { return };
+            for key in keys {
+                let role = owners.get(key.1.id()).filter(|owner| **owner == key.0).map(|_| Role::Owner);
+                self.remember(key.clone(), role, asked);
+            }
+        }
+    }
+
+    async fn prefetch_documents(&self, keys: Vec<(Id, Resource)>) {
+        for keys in keys.chunks(PREFETCH) {
+            let asked = self.asking();
+            let pair = |(user, document): &(Id, Resource)| Some((user.clone(), Id::parse(document.id()).ok()?));
+            let pairs: Vec<(Id, Id)> = keys.iter().filter_map(pair).collect();
+            let Ok(roles) = self.store.document_roles(&pairs).await else { return };
+            for key in keys {
+                let role = pair(key).and_then(|pair| roles.get(&pair).copied());
+                self.remember(key.clone(), role, asked);
+            }
+        }
+    }
+
+    /// Whether the user exists and is enabled; `None`: that can't be asked at the moment.
+    pub async fn admits(&self, principal: &Principal) -> Option<bool> {
+        match self.standing(principal).await {
+            Answer::Known { role, .. } => Some(role.is_some()),
+            Answer::Unknown => None,
+        }
+    }
+
+    /// What the database said has changed.
+    #[must_use]
+    pub fn changes(&self) -> &Changes {
+        &self.changes
     }
 
     /// Forgets what is too old, and never returns; run it beside the server.
@@ -170,13 +230,13 @@ impl Authorizer {
 
     /// Whether the user still exists and is enabled: a stream outlives the look-up that its principal had at the start.
     async fn standing(&self, principal: &Principal) -> Answer {
-        let until = principal.checked + self.max_age;
-        if Instant::now() < until {
+        let until = principal.checked + self.age_max();
+        if Instant::now() < until && self.changes.user_holds(principal.since, &principal.user.id) {
             return Answer::Known { role: Some(Role::Owner), until };
         }
         match self.users.find(&principal.user.id).await {
             Ok(found) => {
-                let until = if found.stale { self.stale_until(found.asked) } else { found.asked + self.max_age };
+                let until = if found.stale { self.stale_until(found.asked) } else { found.asked + self.age_max() };
                 Answer::Known { role: found.is_good().then_some(Role::Owner), until }
             }
             Err(_) if principal.checked.elapsed() < self.stale_max => {
@@ -187,11 +247,10 @@ impl Authorizer {
     }
 
     async fn answers(&self, user: &Id, asked: HashSet<Resource>) -> HashMap<Resource, Answer> {
-        let now = Instant::now();
         let mut answers = HashMap::with_capacity(asked.len());
         let (mut jobs, mut documents) = (Vec::new(), Vec::new());
         for resource in asked {
-            match self.answers.get(&(user.clone(), resource.clone())).filter(|known| now < known.fresh_until()) {
+            match self.fresh(&(user.clone(), resource.clone())) {
                 Some(known) => {
                     self.count("cache", 1);
                     answers.insert(resource, Answer::Known { role: known.role, until: known.fresh_until() });
@@ -211,7 +270,7 @@ impl Authorizer {
         if jobs.is_empty() {
             return Vec::new();
         }
-        let asked = Instant::now();
+        let asked = self.asking();
         let ids = ids(&jobs);
         let owners = self.store.job_owners(&ids).await;
         let role =
@@ -223,7 +282,7 @@ impl Authorizer {
         if documents.is_empty() {
             return Vec::new();
         }
-        let asked = Instant::now();
+        let asked = self.asking();
         let ids = ids(&documents);
         let pairs: Vec<(Id, Id)> = ids.iter().map(|id| (user.clone(), id.clone())).collect();
         let roles = self.store.document_roles(&pairs).await;
@@ -237,7 +296,7 @@ impl Authorizer {
         user: &Id,
         resources: Vec<Resource>,
         ids: Vec<Id>,
-        asked: Instant,
+        asked: (Instant, u64),
         said: &Result<impl Fn(&Id) -> Option<Role>, &StoreError>,
     ) -> Vec<(Resource, Answer)> {
         if let Err(error) = said {
@@ -255,12 +314,31 @@ impl Authorizer {
         resources.into_iter().zip(ids).map(answer).collect()
     }
 
-    fn remember(&self, key: (Id, Resource), role: Option<Role>, asked: Instant) -> Instant {
+    /// Both clocks, before a question.
+    fn asking(&self) -> (Instant, u64) {
+        (Instant::now(), self.changes.now())
+    }
+
+    /// How old an answer may be.
+    #[must_use]
+    pub fn age_max(&self) -> Duration {
+        if self.changes.are_announced() { self.max_age } else { self.max_age.min(UNANNOUNCED_MAX) }
+    }
+
+    fn fresh(&self, key: &(Id, Resource)) -> Option<Remembered> {
+        let young = |known: &Remembered| {
+            let now = Instant::now();
+            now < known.fresh_until() && now < known.asked + self.age_max()
+        };
+        self.answers.get(key).filter(|known| young(known) && self.changes.holds(known.since, &key.0, &key.1))
+    }
+
+    fn remember(&self, key: (Id, Resource), role: Option<Role>, (asked, since): (Instant, u64)) -> Instant {
         self.count("database", 1);
         let age = if role.is_some() { self.max_age } else { NEGATIVE_MAX.min(self.max_age) };
         // Streams that began together shouldn't all ask again together.
         let age = age.mul_f64(1.0 - 0.1 * fastrand::f64());
-        let known = Remembered { role, asked, fresh_ms: u32::try_from(age.as_millis()).unwrap_or(u32::MAX) };
+        let known = Remembered { role, asked, since, fresh_ms: u32::try_from(age.as_millis()).unwrap_or(u32::MAX) };
         self.answers.insert(key, known);
         known.fresh_until()
     }
@@ -268,6 +346,8 @@ impl Authorizer {
     fn stale(&self, key: &(Id, Resource)) -> Answer {
         let known =
             self.answers.get(key).filter(|known| known.role.is_some() && known.asked.elapsed() < self.stale_max);
+        // What was announced as changed is not believed, however long the database stays away.
+        let known = known.filter(|known| self.changes.holds(known.since, &key.0, &key.1));
         self.count(if known.is_some() { "stale" } else { "unavailable" }, 1);
         known.map_or(Answer::Unknown, |known| Answer::Known { role: known.role, until: self.stale_until(known.asked) })
     }

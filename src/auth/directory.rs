@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::auth::changes::Changes;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::event::Id;
@@ -16,6 +17,8 @@ use crate::store::User;
 /// How old the answer may be for "no such user": somebody who was made a moment ago wants in.
 const FRESH_NOBODY: Duration = Duration::from_secs(2);
 const USERS_MAX: usize = 65_536;
+/// How old an answer may be while nobody says when it changes.
+pub(super) const UNANNOUNCED_MAX: Duration = Duration::from_secs(4);
 
 /// The users, for authenticator and authorizer.
 #[derive(Debug)]
@@ -24,6 +27,7 @@ pub struct Directory {
     known: Cache<Id, Found>,
     max_age: Duration,
     stale_max: Duration,
+    changes: Arc<Changes>,
 }
 
 /// What is known of a user, and since when.
@@ -33,6 +37,8 @@ pub(super) struct Found {
     pub user: Option<Arc<User>>,
     /// Before the question was asked.
     pub asked: Instant,
+    /// The same by the clock of changes.
+    pub since: u64,
     /// The database is away; this is the answer from before.
     pub stale: bool,
 }
@@ -42,20 +48,27 @@ impl Directory {
     #[must_use]
     pub fn new(store: Store, config: &Config) -> Self {
         let known = Cache::new(USERS_MAX, config.grant_stale_max);
-        Self { store, known, max_age: config.grant_max_age, stale_max: config.grant_stale_max }
+        let (max_age, stale_max) = (config.grant_max_age, config.grant_stale_max);
+        Self { store, known, max_age, stale_max, changes: Arc::default() }
+    }
+
+    /// What the database said has changed.
+    #[must_use]
+    pub fn changes(&self) -> &Arc<Changes> {
+        &self.changes
     }
 
     /// # Errors
     /// The database is away, and was longer ago asked than an answer may be stale.
     pub(super) async fn find(&self, id: &Id) -> Result<Found, StoreError> {
         let known = self.known.get(id);
-        if let Some(fresh) = known.as_ref().filter(|found| found.asked.elapsed() < self.fresh(found)) {
+        if let Some(fresh) = known.as_ref().filter(|found| self.is_fresh(id, found)) {
             return Ok(fresh.clone());
         }
-        let asked = Instant::now();
+        let (asked, since) = (Instant::now(), self.changes.now());
         match self.store.users(std::slice::from_ref(id)).await {
             Ok(mut users) => {
-                let found = Found { user: users.remove(id).map(Arc::new), asked, stale: false };
+                let found = Found { user: users.remove(id).map(Arc::new), asked, since, stale: false };
                 self.known.insert(id.clone(), found.clone());
                 Ok(found)
             }
@@ -66,8 +79,25 @@ impl Directory {
         }
     }
 
-    fn fresh(&self, found: &Found) -> Duration {
-        if found.user.is_some() { self.max_age } else { FRESH_NOBODY.min(self.max_age) }
+    /// Asks for all of these of which nothing fresh is known, together.
+    pub(super) async fn prefetch(&self, ids: &[Id]) {
+        let fresh = |id: &Id| self.known.get(id).is_some_and(|found| self.is_fresh(id, &found));
+        let unknown: Vec<Id> = ids.iter().filter(|id| !fresh(id)).cloned().collect();
+        if unknown.is_empty() {
+            return;
+        }
+        let (asked, since) = (Instant::now(), self.changes.now());
+        let Ok(mut users) = self.store.users(&unknown).await else { return };
+        for id in unknown {
+            let user = users.remove(&id).map(Arc::new);
+            self.known.insert(id, Found { user, asked, since, stale: false });
+        }
+    }
+
+    fn is_fresh(&self, id: &Id, found: &Found) -> bool {
+        let life = if found.user.is_some() { self.max_age } else { FRESH_NOBODY.min(self.max_age) };
+        let bound = if self.changes.are_announced() { life } else { life.min(UNANNOUNCED_MAX) };
+        found.asked.elapsed() < bound && self.changes.user_holds(found.since, id)
     }
 
     pub(super) fn prune(&self) {

@@ -9,6 +9,7 @@
 mod authenticator;
 mod authorizer;
 mod base64url;
+mod changes;
 mod claims;
 mod credentials;
 mod directory;
@@ -25,6 +26,7 @@ pub use authenticator::Principal;
 pub use authorizer::Authorizer;
 pub use authorizer::Grant;
 pub use authorizer::Verdict;
+pub use changes::Changes;
 pub use claims::Claims;
 pub use claims::Scopes;
 pub use credentials::Credentials;

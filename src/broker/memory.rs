@@ -20,6 +20,7 @@ use crate::broker::KnownJob;
 use crate::broker::Once;
 use crate::broker::Outputs;
 use crate::broker::TailMessage;
+use crate::broker::nodes::Records;
 use crate::clock;
 use crate::event::Channel;
 use crate::event::Cursor;
@@ -52,6 +53,7 @@ pub struct MemoryBroker {
     epoch: Epoch,
     terminal: TerminalStatuses,
     inner: Arc<Mutex<Inner>>,
+    records: Records,
 }
 
 #[derive(Debug)]
@@ -128,11 +130,20 @@ impl MemoryBroker {
             source: LogId::ZERO,
             tail: None,
         };
-        Self { epoch: Epoch(fastrand::u64(1..)), terminal, inner: Arc::new(Mutex::new(inner)) }
+        Self {
+            epoch: Epoch(fastrand::u64(1..)),
+            terminal,
+            inner: Arc::new(Mutex::new(inner)),
+            records: Records::default(),
+        }
     }
 
     pub(super) fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    pub(super) fn records(&self) -> &Records {
+        &self.records
     }
 
     pub(super) async fn run(&self, outputs: Outputs, stop: CancellationToken) {

@@ -3,6 +3,7 @@
 //! This module must not know HTTP, sessions or the hub.
 
 mod memory;
+mod nodes;
 mod redis;
 mod types;
 
@@ -10,6 +11,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use memory::MemoryBroker;
+pub use nodes::Answers;
+pub use nodes::Call;
+pub use nodes::Heard;
+pub use nodes::Record;
 pub use redis::InboxReader;
 pub use redis::RedisBroker;
 pub use redis::RedisSettings;

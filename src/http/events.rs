@@ -19,16 +19,15 @@ use crate::auth::Credentials;
 use crate::auth::Principal;
 use crate::clock;
 use crate::error::ApiError;
-use crate::event::Channel;
 use crate::event::Id;
-use crate::event::Kind;
 use crate::http::AppState;
 use crate::http::answer;
-use crate::session::ME;
 use crate::session::Opened;
 use crate::session::Request;
 use crate::session::Requested;
 use crate::session::Resume;
+use crate::session::is_session_name;
+use crate::session::requested;
 use crate::transport::plain;
 use crate::transport::plain::MayClaim;
 use crate::transport::sse;
@@ -40,7 +39,7 @@ const CURSOR_BYTES_MAX: usize = 256;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Query {
+pub(super) struct Query {
     channels: Vec<String>,
     last_event_id: Option<String>,
     session: Option<String>,
@@ -106,9 +105,7 @@ pub(super) async fn open(
             }
             sse::respond(*session, extensions.get::<CancellationToken>().cloned().unwrap_or_default())
         }
-        (Ok(Opened::Stream(session)), Wanted::DryRun) => {
-            answer::json(StatusCode::OK, serde_json::to_string(&session.answer()).unwrap_or_default())
-        }
+        (Ok(Opened::Stream(session)), Wanted::DryRun) => answer::json(StatusCode::OK, session.dry_run()),
         (Err(error), wanted) => {
             count(match error.status {
                 401 | 403 => "denied",
@@ -139,7 +136,7 @@ fn is_full(shared: &AppState) -> bool {
 async fn open_session(shared: &AppState, uri: &Uri, headers: &HeaderMap) -> Result<Opened, ApiError> {
     let query = parse_query(uri)?;
     let principal = principal(shared, uri, headers, &query).await?;
-    let channels = requested(&query.channels, &principal, shared.config.channels_max)?;
+    let channels = wishes(&query.channels, &principal, shared.config.channels_max)?;
     let until_done = match query.until.as_deref() {
         None => false,
         Some("done") => true,
@@ -150,16 +147,21 @@ async fn open_session(shared: &AppState, uri: &Uri, headers: &HeaderMap) -> Resu
     }
     let session = query.session.map(session_name).transpose()?;
     let resume = resume(headers, query.last_event_id.as_deref())?;
-    shared.sessions.open(Request { principal, channels, resume, until_done, session }).await
+    shared.sessions.open(Request { principal, channels, resume, until_done, session, may_be_empty: false }).await
 }
 
 /// A parameter that is given twice where one is meant is ambiguous, and refused.
-fn parse_query(uri: &Uri) -> Result<Query, ApiError> {
+pub(super) fn parse_query(uri: &Uri) -> Result<Query, ApiError> {
     let parsed = axum_extra::extract::Query::try_from_uri(uri);
     parsed.map(|axum_extra::extract::Query(query)| query).map_err(|_| ApiError::invalid("query"))
 }
 
-async fn principal(shared: &AppState, uri: &Uri, headers: &HeaderMap, query: &Query) -> Result<Principal, ApiError> {
+pub(super) async fn principal(
+    shared: &AppState,
+    uri: &Uri,
+    headers: &HeaderMap,
+    query: &Query,
+) -> Result<Principal, ApiError> {
     if !query.ticket.is_empty() {
         return Err(ApiError::auth("ticket_unknown"));
     }
@@ -173,39 +175,17 @@ async fn principal(shared: &AppState, uri: &Uri, headers: &HeaderMap, query: &Qu
 }
 
 /// The names of the request, without repetitions, `user.me` resolved.
-fn requested(lists: &[String], principal: &Principal, channels_max: usize) -> Result<Vec<Requested>, ApiError> {
+fn wishes(lists: &[String], principal: &Principal, channels_max: usize) -> Result<Vec<Requested>, ApiError> {
     if lists.iter().map(String::len).sum::<usize>() > CHANNELS_BYTES_MAX {
         return Err(ApiError::invalid("channels"));
     }
-    let names: Vec<&str> = lists.iter().flat_map(|list| list.split(',')).filter(|name| !name.is_empty()).collect();
-    let mut seen = std::collections::HashSet::new();
-    let mut wishes = Vec::new();
-    for name in names {
-        let wish = wish(name, principal);
-        let key = match &wish {
-            Requested::Channel { channel, .. } => channel.as_str().to_owned(),
-            Requested::Invalid(text) => text.clone(),
-        };
-        if seen.insert(key) {
-            wishes.push(wish);
-        }
-    }
+    let names = lists.iter().flat_map(|list| list.split(',')).filter(|name| !name.is_empty());
+    let wishes = requested(names, principal);
     if wishes.is_empty() || wishes.len() > channels_max { Err(ApiError::invalid("channels")) } else { Ok(wishes) }
 }
 
-fn wish(name: &str, principal: &Principal) -> Requested {
-    match Channel::parse(name) {
-        Ok(_) if name == ME => {
-            Requested::Channel { channel: Channel::of(Kind::User, &principal.user.id), alias: Some(ME) }
-        }
-        Ok(channel) => Requested::Channel { channel, alias: None },
-        Err(_) => Requested::Invalid(name.chars().take(160).collect()),
-    }
-}
-
 fn session_name(name: String) -> Result<Box<str>, ApiError> {
-    let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-    if plain && (8..=64).contains(&name.len()) { Ok(name.into()) } else { Err(ApiError::invalid("session")) }
+    if is_session_name(&name) { Ok(name.into()) } else { Err(ApiError::invalid("session")) }
 }
 
 /// The header wins: a browser's own is newer than what stands in the URL.

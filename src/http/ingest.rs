@@ -314,7 +314,12 @@ async fn caller(shared: &AppState, uri: &Uri, headers: &HeaderMap) -> Result<Cal
 }
 
 /// The whole body, bounded in bytes and time.
-async fn read(shared: &AppState, headers: &HeaderMap, body: Body, bytes_max: usize) -> Result<bytes::Bytes, ApiError> {
+pub(super) async fn read(
+    shared: &AppState,
+    headers: &HeaderMap,
+    body: Body,
+    bytes_max: usize,
+) -> Result<bytes::Bytes, ApiError> {
     let kind = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
     let essence = kind.map(|kind| kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase());
     if !matches!(essence.as_deref(), None | Some("application/json")) {

@@ -7,6 +7,7 @@ mod ingest;
 mod listener;
 mod observe;
 mod openapi;
+mod streams;
 mod takeover;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use axum::http::Method;
 use axum::http::header;
 use axum::middleware;
 use axum::routing::get;
+use axum::routing::patch;
 use axum::routing::post;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::AllowOrigin;
@@ -75,6 +77,7 @@ pub type AppState = Arc<Shared>;
 pub fn router(shared: &AppState, extra: Router<AppState>) -> Router {
     let routes = Router::new()
         .route("/v1/events", get(events::open))
+        .route("/v1/streams/{id}", patch(streams::patch))
         .route("/v1/jobs/{id}", get(events::job))
         .route("/v1/jobs/{id}/updates", post(ingest::job_update))
         .route("/v1/publish", post(ingest::publish))

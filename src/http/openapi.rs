@@ -20,7 +20,7 @@ use crate::http::ingest;
 #[openapi(
     info(title = "Tidings", description = "Workers publish; every browser that may know it knows it a moment later."),
     paths(
-        events::open, events::job, ingest::job_update, ingest::publish, ingest::publish_batch, health::health, health::live,
+        events::open, crate::http::streams::patch, events::job, ingest::job_update, ingest::publish, ingest::publish_batch, health::health, health::live,
         health::ready, health::info, document,
     ),
     components(schemas(ingest::Receipt, ingest::JobUpdateBody, ingest::PublicationBody, answer::ErrorBody)),

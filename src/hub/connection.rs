@@ -8,6 +8,7 @@ use crate::hub::CloseReason;
 use crate::hub::ConnectionId;
 use crate::hub::Outbox;
 use crate::hub::Pending;
+use crate::hub::wire::Holder;
 use crate::hub::wire::Keeper;
 use crate::hub::wire::Port;
 use crate::hub::writer::Writer;
@@ -19,6 +20,14 @@ pub(super) struct Connection<P: Port> {
     pub(super) until_done: Pending,
     /// It was told its end and has yet to read it.
     pub(super) ending: Option<CloseReason>,
+    /// Whose it is.
+    pub(super) holder: Arc<dyn Holder>,
+    /// The last edit that is done.
+    pub(super) edition: u32,
+    /// It was told that its credential ends soon.
+    pub(super) warned: bool,
+    /// When its credential ends, leeway included: seconds since the Unix epoch.
+    pub(super) expires_at: u64,
 }
 
 pub(super) enum Outlet<P: Port> {

@@ -64,6 +64,13 @@ impl Frame {
         Self::control(name, format!("{{\"timestamp\":\"{now}\"}}"), Some(cursor))
     }
 
+    /// A frame of the protocol that says when the credential ends: seconds since the Unix epoch.
+    #[must_use]
+    pub fn expiring(at: u64) -> Self {
+        let (at, now) = (clock::rfc3339(at.saturating_mul(1_000_000)), clock::rfc3339(clock::now_us()));
+        Self::control("token:expiring", format!("{{\"expiresAt\":\"{at}\",\"timestamp\":\"{now}\"}}"), None)
+    }
+
     /// The frame of an event; `cursor` is that of its entry, where it is logged.
     #[must_use]
     pub fn event(event: &Event, cursor: Option<Cursor>) -> Self {

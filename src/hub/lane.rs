@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -42,13 +41,13 @@ const JOIN_ENTRIES_MAX: usize = 64;
 
 pub(super) struct Lane<P: Port> {
     pub(super) settings: LaneSettings,
-    window: Window,
+    pub(super) window: Window,
     pub(super) counts: Counts,
-    port: P,
+    pub(super) port: P,
     generation: u64,
     pub(super) head: Cursor,
     pub(super) registry: Registry<Connection<P>>,
-    by_id: HashMap<ConnectionId, Key>,
+    pub(super) by_id: HashMap<ConnectionId, Key>,
     batch: Batch,
     /// Whose end the present batch brings.
     over: Vec<(Key, CloseReason)>,
@@ -56,13 +55,17 @@ pub(super) struct Lane<P: Port> {
     /// Streams that end with their jobs.
     until_done: usize,
     /// The drain has begun: what registers now has missed its slot.
-    leaving: bool,
+    pub(super) leaving: bool,
+    /// For what peers say; kept, because a new one would have to be cleared.
+    pub(super) read_buffer: Vec<u8>,
+    /// Those who may have said more than was read.
+    pub(super) unread: Vec<Key>,
 }
 
 impl<P: Port> Lane<P> {
     pub(super) fn new(settings: LaneSettings, window: Window, metrics: &Metrics, port: P) -> Self {
         Self {
-            timers: Timers::new(settings.heartbeat),
+            timers: Timers::new(settings.heartbeat, settings.ping),
             settings,
             window,
             counts: Counts::new(metrics),
@@ -75,6 +78,8 @@ impl<P: Port> Lane<P> {
             over: Vec::new(),
             until_done: 0,
             leaving: false,
+            read_buffer: Vec::new(),
+            unread: Vec::new(),
         }
     }
 
@@ -91,6 +96,8 @@ impl<P: Port> Lane<P> {
                 Ok((frames, until_done)) => self.register(*register, frames, until_done),
                 Err(refused) => register.seat.refuse(refused),
             },
+            LaneMessage::Edit(id, edit) => self.edit(id, *edit),
+            LaneMessage::Find(channels, answer) => self.find(&channels, answer),
             LaneMessage::Leave(id) => self.leave(id),
             LaneMessage::Cut(id) => self.end_of(id, CloseReason::Cut),
             LaneMessage::Drain(within) => self.plan_drain(within),
@@ -157,15 +164,7 @@ impl<P: Port> Lane<P> {
         }
     }
 
-    /// What the poller saw of a socket.
-    pub(super) fn ready(&mut self, key: Key, is_gone: bool) {
-        let Some(connection) = self.registry.get(key) else { return };
-        let Outlet::Socket(writer, _) = &mut connection.outlet else { return };
-        let wrote = if is_gone { Wrote::Gone } else { writer.resume() };
-        self.wrote(key, wrote);
-    }
-
-    fn wrote(&mut self, key: Key, wrote: Wrote) {
+    pub(super) fn wrote(&mut self, key: Key, wrote: Wrote) {
         match wrote {
             Wrote::All | Wrote::Blocked => {}
             Wrote::Gone => self.remove(key, CloseReason::ClientGone),
@@ -188,7 +187,7 @@ impl<P: Port> Lane<P> {
     fn register(&mut self, register: Register<P::Handle>, mut frames: Vec<Frame>, until_done: Pending) {
         let key = self.registry.next_key();
         frames.push(Frame::moment("ready", self.head));
-        let mut begun = Wrote::All;
+        let (mut begun, mut listens) = (Wrote::All, false);
         let outlet = match register.seat {
             Seat::Queue { outbox, kill, joined } => match joined.send(Ok(self.head)) {
                 Ok(()) => {
@@ -200,6 +199,7 @@ impl<P: Port> Lane<P> {
             Seat::Socket { handle, unsent, wire, mut keeper } => match self.port.adopt(handle, key) {
                 Ok(socket) => {
                     keeper.seated();
+                    listens = keeper.listens();
                     let mut writer = Writer::new(socket, wire);
                     begun = writer.start(unsent, &frames);
                     Outlet::Socket(writer, Some(keeper))
@@ -212,14 +212,26 @@ impl<P: Port> Lane<P> {
         };
         let done = until_done.as_ref().is_some_and(|pending| pending.is_empty());
         self.until_done += usize::from(until_done.is_some());
-        let connection = Connection { id: register.id, outlet, until_done, ending: None };
+        let connection = Connection {
+            id: register.id,
+            outlet,
+            until_done,
+            ending: None,
+            holder: register.holder,
+            edition: register.edition,
+            warned: false,
+            expires_at: 0,
+        };
         let channels: Vec<Channel> = register.grants.iter().map(|grant| grant.channel().clone()).collect();
         self.registry.insert(connection, &channels);
         self.by_id.insert(register.id, key);
         self.counts.subscribed(channels.len());
-        self.timers.expire_at(register.expires_at, key);
+        self.expires(key, register.expires_at);
         self.counts.sent(frames.iter().map(|frame| (frame, 1)));
         self.wrote(key, begun);
+        if listens {
+            self.hear(key); // what it said before was not announced to this poller
+        }
         if done {
             self.end(key, CloseReason::Done);
         } else if self.leaving {
@@ -234,6 +246,9 @@ impl<P: Port> Lane<P> {
         }
         if register.from > self.head.at {
             return Err(Refused::Behind);
+        }
+        if register.holder.edition() != register.edition {
+            return Err(Refused::Edited);
         }
         if register.from == self.head.at {
             return Ok((Vec::new(), register.until_done.clone()));
@@ -292,16 +307,20 @@ impl<P: Port> Lane<P> {
         self.timers.forget_expiries();
     }
 
+    pub(super) fn key_of(&self, id: ConnectionId) -> Option<Key> {
+        self.by_id.get(&id).copied()
+    }
+
     fn end_of(&mut self, id: ConnectionId, reason: CloseReason) {
-        if let Some(key) = self.by_id.get(&id) {
-            self.end(*key, reason);
+        if let Some(key) = self.key_of(id) {
+            self.end(key, reason);
         }
     }
 
     /// The stream's task is gone, and its queue with it.
     fn leave(&mut self, id: ConnectionId) {
-        if let Some(key) = self.by_id.get(&id) {
-            self.remove(*key, CloseReason::ClientGone);
+        if let Some(key) = self.key_of(id) {
+            self.remove(key, CloseReason::ClientGone);
         }
     }
 
@@ -344,7 +363,7 @@ impl<P: Port> Lane<P> {
         }
     }
 
-    fn forget(&mut self, key: Key) -> Option<Connection<P>> {
+    pub(super) fn forget(&mut self, key: Key) -> Option<Connection<P>> {
         self.registry.get(key)?;
         self.counts.unsubscribed(self.registry.unsubscribe(key.slot));
         let connection = self.registry.remove(key.slot)?;
@@ -354,26 +373,6 @@ impl<P: Port> Lane<P> {
             self.timers.left();
         }
         Some(connection)
-    }
-
-    /// Gives memory back that a crowd left behind.
-    pub(super) fn shrink(&mut self) {
-        self.registry.shrink();
-        if self.by_id.len() * 4 < self.by_id.capacity() {
-            self.by_id.shrink_to_fit();
-        }
-    }
-
-    /// Ends everything, as far as that can be done without waiting.
-    pub(super) fn stop(&mut self) {
-        let keys: Vec<Key> = self.registry.iter().map(|(key, _)| key).collect();
-        keys.into_iter().for_each(|key| self.end(key, CloseReason::Shutdown));
-    }
-
-    fn plan_drain(&mut self, within: Duration) {
-        self.leaving = true;
-        let keys = self.registry.iter().filter(|(_, connection)| connection.ending.is_none()).map(|(key, _)| key);
-        self.timers.plan_drain(keys.collect(), within);
     }
 }
 

@@ -5,14 +5,25 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use crate::auth::Grant;
 use crate::event::Channel;
 use crate::event::Cursor;
 use crate::event::Entry;
 use crate::event::Event;
+use crate::event::Id;
 use crate::event::LogId;
+use crate::hub::CloseReason;
+use crate::hub::Frame;
 use crate::hub::OutboxLimits;
+use crate::hub::wire::Holder;
 use crate::hub::wire::Seat;
+
+/// How often a peer that can answer is asked whether it is there.
+const PING: Duration = Duration::from_secs(25);
+/// How long before its own end a credential's stream is told.
+const EXPIRY_NOTICE: Duration = Duration::from_secs(60);
 
 /// The number of a connection, unique in this process and hard to guess.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,8 +34,22 @@ pub struct ConnectionId(pub u64);
 pub struct LaneSettings {
     /// Longest silence of a stream.
     pub heartbeat: Duration,
+    /// How often a peer that can answer is asked whether it is there.
+    pub ping: Duration,
+    /// How long before the end of its credential, leeway included, a stream is told.
+    pub expiry_notice: Duration,
+    /// For how long a credential is honoured beyond its own end.
+    pub leeway: Duration,
     /// Bounds of what waits for one stream.
     pub outbox: OutboxLimits,
+}
+
+impl LaneSettings {
+    /// With this silence at most, this leeway of credentials, and these bounds of what waits.
+    #[must_use]
+    pub fn new(heartbeat: Duration, leeway: Duration, outbox: OutboxLimits) -> Self {
+        Self { heartbeat, ping: PING, expiry_notice: EXPIRY_NOTICE + leeway, leeway, outbox }
+    }
 }
 
 /// A stream that wants to go live.
@@ -44,7 +69,44 @@ pub struct Register<H = TcpStream> {
     pub until_done: Pending,
     /// When its credential ends, leeway included: seconds since the Unix epoch.
     pub expires_at: u64,
+    /// Whose it is, and the number of its last edit.
+    pub holder: Arc<dyn Holder>,
+    /// The last edit that is part of this.
+    pub edition: u32,
 }
+
+/// A change of what a live stream carries, and what it is told of it. Edits of a stream have consecutive numbers.
+#[derive(Debug, Default)]
+pub struct Edit {
+    /// Its number.
+    pub edition: u32,
+    /// Channels that it carries from now on.
+    pub join: Vec<Join>,
+    /// Channels that it carries no longer; what of them is not written yet is taken back.
+    pub leave: Vec<Channel>,
+    /// What it is told, before the states of the new channels.
+    pub say: Vec<Frame>,
+    /// A new end of its credential, leeway included: seconds since the Unix epoch.
+    pub expires_at: Option<u64>,
+    /// Nothing is left of it.
+    pub end: Option<CloseReason>,
+    /// It has to catch up anew, from elsewhere.
+    pub recall: bool,
+}
+
+/// A channel that joins a live stream.
+#[derive(Debug)]
+pub struct Join {
+    /// The permission.
+    pub grant: Grant,
+    /// What the client is told of it, as the data of `subscribed`.
+    pub said: Arc<str>,
+    /// Its state, as far as it is known outside of the window, and the log position of that.
+    pub state: Option<(LogId, Event)>,
+}
+
+/// Streams that carry a channel: whose, and which.
+pub type Found = Vec<(Id, ConnectionId)>;
 
 /// With `until=done`: the jobs that have not ended.
 pub type Pending = Option<Box<HashSet<Channel>>>;
@@ -55,6 +117,8 @@ pub(super) enum LaneMessage<H = TcpStream> {
     Entries(Arc<[Arc<Entry>]>),
     Ephemeral(Event),
     Register(Box<Register<H>>),
+    Edit(ConnectionId, Box<Edit>),
+    Find(Arc<[Channel]>, oneshot::Sender<Found>),
     Leave(ConnectionId),
     Cut(ConnectionId),
     Drain(Duration),

@@ -6,7 +6,9 @@ mod batch;
 mod close;
 mod connection;
 mod counts;
+mod edits;
 mod frame;
+mod hearing;
 mod lane;
 mod message;
 mod outbox;
@@ -24,6 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -31,6 +34,9 @@ pub use close::CloseReason;
 pub use frame::Format;
 pub use frame::Frame;
 pub use message::ConnectionId;
+pub use message::Edit;
+pub use message::Found;
+pub use message::Join;
 pub use message::LaneSettings;
 pub use message::Pending;
 pub use message::Register;
@@ -38,11 +44,14 @@ pub use outbox::Drained;
 pub use outbox::Outbox;
 pub use outbox::OutboxLimits;
 pub use window::Window;
+pub use wire::Holder;
 pub use wire::Keeper;
 pub use wire::Refused;
+pub use wire::Reply;
 pub use wire::Seat;
 pub use wire::Wire;
 
+use crate::event::Channel;
 use crate::event::Entry;
 use crate::event::Epoch;
 use crate::event::Event;
@@ -157,6 +166,22 @@ impl Hub {
         let lane = self.lane(id);
         drop(lane.messages.try_send(LaneMessage::Leave(id)));
         lane.bell.ring();
+    }
+
+    /// Changes a live stream. One that is not live, or is there in an older edition, looks at its channels again by itself.
+    pub async fn edit(&self, id: ConnectionId, edit: Edit) {
+        self.lane(id).send(LaneMessage::Edit(id, Box::new(edit))).await;
+    }
+
+    /// The live streams that carry any of these channels.
+    pub async fn carriers(&self, channels: &Arc<[Channel]>) -> Found {
+        let mut found = Found::new();
+        for lane in self.lanes.iter() {
+            let (sender, answer) = oneshot::channel();
+            lane.send(LaneMessage::Find(Arc::clone(channels), sender)).await;
+            found.extend(answer.await.unwrap_or_default());
+        }
+        found
     }
 
     /// Ends a stream without a word, as a broken network would.

@@ -77,6 +77,8 @@ pub enum Drained {
     Frames(VecDeque<Frame>),
     /// Continuity was lost: catch up anew.
     Resync,
+    /// What the stream carries has changed so much that it has to catch up, from where it was told.
+    Recalled,
     /// The end; nothing follows.
     End(CloseReason),
 }
@@ -95,6 +97,7 @@ pub(super) struct Queue {
     frames: VecDeque<Frame>,
     bytes: usize,
     resync: bool,
+    recall: bool,
     closing: Option<CloseReason>,
     /// The end was taken out, or the transport is gone.
     finished: bool,
@@ -141,6 +144,17 @@ impl Outbox {
         self.waker.wake();
     }
 
+    /// Tells the transport's side to catch up from elsewhere, after what waits.
+    pub fn recall(&self) {
+        self.queue.lock().recall = true;
+        self.waker.wake();
+    }
+
+    /// Takes back what waits of these channels.
+    pub(super) fn purge(&self, channels: &[Channel]) {
+        self.queue.lock().purge(channels);
+    }
+
     /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -177,6 +191,9 @@ impl Outbox {
         if !queue.frames.is_empty() {
             queue.bytes = 0;
             return Poll::Ready(Drained::Frames(std::mem::take(&mut queue.frames)));
+        }
+        if std::mem::take(&mut queue.recall) {
+            return Poll::Ready(Drained::Recalled);
         }
         match queue.closing {
             Some(reason) => {
@@ -232,6 +249,12 @@ impl Queue {
         }
         self.close(CloseReason::Slow);
         Pushed::Overflow
+    }
+
+    /// Takes back what waits of these channels.
+    pub(super) fn purge(&mut self, channels: &[Channel]) {
+        self.frames.retain(|frame| frame.channel().is_none_or(|channel| !channels.contains(channel)));
+        self.bytes = self.frames.iter().map(Frame::weight).sum();
     }
 
     fn lags(&self, limits: OutboxLimits) -> bool {

@@ -20,6 +20,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::hub::hearing::Seen;
 use crate::hub::lane::Lane;
 use crate::hub::message::LaneMessage;
 use crate::hub::timers::TICK;
@@ -74,7 +75,7 @@ impl Port for Sockets {
 
     fn adopt(&mut self, handle: TcpStream, key: Key) -> io::Result<mio::net::TcpStream> {
         let mut socket = mio::net::TcpStream::from_std(handle);
-        // Reading is watched for the peer's end only; what a client says on a stream is left to the kernel, unread.
+        // What the peer of an `EventSource` says is left to the kernel, unread: there, only its end is of interest.
         self.0.register(&mut socket, token(key), Interest::READABLE | Interest::WRITABLE)?;
         Ok(socket)
     }
@@ -86,6 +87,10 @@ impl Port for Sockets {
 }
 
 impl Socket for mio::net::TcpStream {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        io::Read::read(self, bytes)
+    }
+
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         io::Write::write(self, bytes)
     }
@@ -105,8 +110,9 @@ fn key(token: Token) -> Key {
     Key { slot: token.0 as u32, generation: (token.0 >> 32) as u32 }
 }
 
-fn is_gone(event: &Event) -> bool {
-    event.is_error() || event.is_read_closed() || event.is_write_closed()
+fn seen(event: &Event) -> Seen {
+    let broken = event.is_error() || event.is_write_closed();
+    Seen { broken, read_closed: event.is_read_closed(), readable: event.is_readable() }
 }
 
 /// What a lane's thread owns.
@@ -141,6 +147,8 @@ impl Poller {
                 // From the beat on, not from now: late ticks must not make every later one late.
                 tick = (tick + TICK).max(now);
             }
+            lane.hear_more();
+            let more = more || !lane.unread.is_empty();
             let wait = if more || !self.bell.sleeps(&self.messages) { Duration::ZERO } else { tick - now };
             if let Err(error) = self.poll.poll(&mut events, Some(wait))
                 && error.kind() != io::ErrorKind::Interrupted
@@ -149,7 +157,7 @@ impl Poller {
             }
             self.bell.asleep.store(false, Ordering::Release);
             for event in events.iter().filter(|event| event.token() != BELL) {
-                lane.ready(key(event.token()), is_gone(event));
+                lane.ready(key(event.token()), seen(event));
             }
         }
         lane.stop();

@@ -97,6 +97,47 @@ impl<T> Registry<T> {
         Subscription { topic, place: number(subscribers.len() - 1) }
     }
 
+    /// Subscribes a member to one more channel. Answers whether it was not yet.
+    pub(super) fn add(&mut self, slot: u32, channel: &Channel) -> bool {
+        if self.place(slot, channel).is_some() {
+            return false;
+        }
+        let Some(place) = self.members.get(slot as usize).map(|member| member.subscriptions.len()) else {
+            return false;
+        };
+        let subscription = self.subscribe(channel, slot, number(place));
+        let Some(member) = self.members.get_mut(slot as usize) else { return false };
+        let mut subscriptions = std::mem::take(&mut member.subscriptions).into_vec();
+        subscriptions.push(subscription);
+        member.subscriptions = subscriptions.into();
+        true
+    }
+
+    /// Takes a member off one channel. Answers whether it was on it.
+    pub(super) fn drop_one(&mut self, slot: u32, channel: &Channel) -> bool {
+        let Some(place) = self.place(slot, channel) else { return false };
+        let Some(member) = self.members.get_mut(slot as usize) else { return false };
+        let mut subscriptions = std::mem::take(&mut member.subscriptions).into_vec();
+        let subscription = subscriptions.swap_remove(place);
+        let moved = subscriptions.get(place).copied();
+        member.subscriptions = subscriptions.into();
+        if let Some(moved) = moved
+            && let Some(topic) = self.topics.get_mut(moved.topic as usize)
+            && let Some(subscriber) = topic.subscribers.get_mut(moved.place as usize)
+        {
+            subscriber.place = number(place);
+        }
+        self.leave(subscription);
+        true
+    }
+
+    /// Where among its subscriptions a member has this channel.
+    fn place(&self, slot: u32, channel: &Channel) -> Option<usize> {
+        let topic = self.topic(channel)?;
+        let member = self.members.get(slot as usize)?;
+        member.subscriptions.iter().position(|subscription| subscription.topic == topic)
+    }
+
     fn topic(&self, channel: &Channel) -> Option<u32> {
         let hash = self.hasher.hash_one(channel.as_str());
         let same = |topic: &u32| self.topics.get(*topic as usize).is_some_and(|topic| topic.channel == *channel);

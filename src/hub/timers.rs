@@ -24,6 +24,7 @@ const STALE_MAX: usize = 1024;
 pub(super) struct Timers {
     ticks: u32,
     ticks_per_beat: u32,
+    ticks_per_ping: u32,
     /// Second at which credentials end. A stream that leaves stays here until the next sweep: finding it would cost more.
     expiries: BTreeMap<u64, Vec<Key>>,
     stale: usize,
@@ -33,12 +34,21 @@ pub(super) struct Timers {
 }
 
 impl Timers {
-    pub(super) fn new(heartbeat: Duration) -> Self {
-        let ticks_per_beat = u32::try_from(heartbeat.as_millis() / TICK.as_millis()).unwrap_or(u32::MAX).max(1);
-        Self { ticks: 0, ticks_per_beat, expiries: BTreeMap::new(), stale: 0, ending: Vec::new(), draining: Vec::new() }
+    pub(super) fn new(heartbeat: Duration, ping: Duration) -> Self {
+        let ticks = |every: Duration| u32::try_from(every.as_millis() / TICK.as_millis()).unwrap_or(u32::MAX).max(1);
+        let (ticks_per_beat, ticks_per_ping) = (ticks(heartbeat), ticks(ping));
+        Self {
+            ticks: 0,
+            ticks_per_beat,
+            ticks_per_ping,
+            expiries: BTreeMap::new(),
+            stale: 0,
+            ending: Vec::new(),
+            draining: Vec::new(),
+        }
     }
 
-    pub(super) fn expire_at(&mut self, second: u64, key: Key) {
+    fn look_at(&mut self, second: u64, key: Key) {
         self.expiries.entry(second).or_default().push(key);
     }
 
@@ -83,17 +93,43 @@ impl<P: Port> Lane<P> {
         while self.timers.expiries.first_key_value().is_some_and(|(at, _)| *at <= now) {
             let (_, keys) = self.timers.expiries.pop_first().unwrap_or_default();
             for key in keys {
-                self.end(key, CloseReason::TokenExpired);
+                self.look_at_expiry(key, now);
             }
         }
         if self.timers.stale > self.registry.len() + STALE_MAX {
             self.timers.stale = 0;
-            let registry = &mut self.registry;
-            self.timers.expiries.retain(|_, keys| {
-                keys.retain(|key| registry.get(*key).is_some());
+            let (registry, notice) = (&mut self.registry, self.settings.expiry_notice);
+            self.timers.expiries.retain(|second, keys| {
+                let counts = |at: u64| at == *second || notice_at(at, notice) == *second;
+                keys.retain(|key| registry.get(*key).is_some_and(|connection| counts(connection.expires_at)));
                 keys.shrink_to_fit();
                 !keys.is_empty()
             });
+        }
+    }
+
+    /// Notes when a stream's credential ends, and looks at it again when it is to be told so.
+    pub(super) fn expires(&mut self, key: Key, expires_at: u64) {
+        let Some(connection) = self.registry.get(key) else { return };
+        let renewed = connection.expires_at > 0;
+        (connection.expires_at, connection.warned) = (expires_at, false);
+        if renewed {
+            self.timers.left(); // what was noted for the former credential
+        }
+        self.timers.look_at(notice_at(expires_at, self.settings.expiry_notice), key);
+    }
+
+    /// Says that the credential ends soon, or ends the stream; after a renewal it is neither.
+    fn look_at_expiry(&mut self, key: Key, now: u64) {
+        let Some(connection) = self.registry.get(key).filter(|connection| connection.ending.is_none()) else { return };
+        let expires_at = connection.expires_at;
+        if expires_at <= now {
+            self.end(key, CloseReason::TokenExpired);
+        } else if !connection.warned && notice_at(expires_at, self.settings.expiry_notice) <= now {
+            connection.warned = true;
+            self.timers.look_at(expires_at, key);
+            let leeway_s = self.settings.leeway.as_secs();
+            self.tell(key, &[Frame::expiring(expires_at.saturating_sub(leeway_s))]);
         }
     }
 
@@ -124,10 +160,17 @@ impl<P: Port> Lane<P> {
 
     /// Spread over the interval, so that many streams don't all beat in one tick.
     fn heartbeat(&mut self) {
-        let (ticks, every) = (self.timers.ticks, self.timers.ticks_per_beat);
-        let mut due = Vec::new();
+        let (ticks, every, ping_every) = (self.timers.ticks, self.timers.ticks_per_beat, self.timers.ticks_per_ping);
+        let (mut due, mut asked) = (Vec::new(), Vec::new());
         let mut gone = Vec::new();
-        for (key, connection) in self.registry.iter().filter(|(key, _)| key.slot % every == ticks % every) {
+        for (key, connection) in self.registry.iter() {
+            let is_asked = key.slot % ping_every == ticks % ping_every && connection.ending.is_none();
+            if is_asked && matches!(&connection.outlet, Outlet::Socket(_, Some(keeper)) if keeper.listens()) {
+                asked.push(key);
+            }
+            if key.slot % every != ticks % every {
+                continue;
+            }
             match &connection.outlet {
                 Outlet::Queue { outbox, .. } if outbox.is_finished() => gone.push(key),
                 Outlet::Queue { outbox, .. } if outbox.is_empty() && !outbox.is_closing() => due.push(key),
@@ -142,5 +185,31 @@ impl<P: Port> Lane<P> {
             let beat = [Frame::moment("heartbeat", self.head)];
             due.into_iter().for_each(|key| self.tell(key, &beat));
         }
+        self.ping(asked);
     }
+
+    /// Gives memory back that a crowd left behind.
+    pub(super) fn shrink(&mut self) {
+        self.registry.shrink();
+        if self.by_id.len() * 4 < self.by_id.capacity() {
+            self.by_id.shrink_to_fit();
+        }
+    }
+
+    /// Ends everything, as far as that can be done without waiting.
+    pub(super) fn stop(&mut self) {
+        let keys: Vec<Key> = self.registry.iter().map(|(key, _)| key).collect();
+        keys.into_iter().for_each(|key| self.end(key, CloseReason::Shutdown));
+    }
+
+    pub(super) fn plan_drain(&mut self, within: Duration) {
+        self.leaving = true;
+        let keys = self.registry.iter().filter(|(_, connection)| connection.ending.is_none()).map(|(key, _)| key);
+        self.timers.plan_drain(keys.collect(), within);
+    }
+}
+
+/// When a stream is told that its credential ends soon: seconds since the Unix epoch.
+fn notice_at(expires_at: u64, notice: Duration) -> u64 {
+    expires_at.saturating_sub(notice.as_secs())
 }

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::event::Cursor;
+use crate::event::Id;
 use crate::hub::CloseReason;
 use crate::hub::Format;
 use crate::hub::Frame;
@@ -68,9 +69,23 @@ impl<H> Seat<H> {
     }
 }
 
+/// A stream as its session knows it; shared with the lane.
+pub trait Holder: Send + Sync + fmt::Debug {
+    /// Whose it is.
+    fn user(&self) -> &Id;
+
+    /// The number of its last edit.
+    fn edition(&self) -> u32;
+
+    /// The lane has done what this edit and those before it say.
+    fn applied(&self, edition: u32);
+}
+
 /// Why a lane does not carry a stream, or not any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
+    /// Its channels have changed: look at them again.
+    Edited,
     /// Too far behind: catch up and try again.
     Behind,
     /// The log began anew: start over with `reset`.
@@ -84,6 +99,21 @@ pub trait Keeper<H>: Send + fmt::Debug {
     /// The stream is live.
     fn seated(&mut self);
 
+    /// Whether what the peer says is to be read.
+    fn listens(&self) -> bool {
+        false
+    }
+
+    /// What the peer has said.
+    fn received(&mut self, _bytes: &[u8]) -> Reply {
+        Reply::default()
+    }
+
+    /// It is time to ask the peer whether it is there.
+    fn ping(&mut self) -> Reply {
+        Reply::default()
+    }
+
     /// Takes the socket back: send `unsent`, the rest of what was being written, then catch up.
     fn back(self: Box<Self>, handle: H, unsent: Bytes, why: Refused);
 
@@ -91,8 +121,20 @@ pub trait Keeper<H>: Send + fmt::Debug {
     fn ended(self: Box<Self>, reason: CloseReason);
 }
 
+/// What follows at once from what a peer said.
+#[derive(Debug, Default)]
+pub struct Reply {
+    /// What it is told.
+    pub frames: Vec<Frame>,
+    /// The stream ends.
+    pub end: Option<CloseReason>,
+}
+
 /// What a lane does with a socket.
 pub(super) trait Socket {
+    /// Reads without waiting, as `std::io::Read::read` does.
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize>;
+
     /// Writes without waiting, as `std::io::Write::write` does.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
 

@@ -9,6 +9,7 @@ use bytes::Buf as _;
 use bytes::Bytes;
 use bytes::BytesMut;
 
+use crate::event::Channel;
 use crate::hub::CloseReason;
 use crate::hub::Frame;
 use crate::hub::OutboxLimits;
@@ -132,6 +133,23 @@ impl<S: Socket> Writer<S> {
         waiting.queue.close(reason);
         waiting.end = Some(end);
         self.resume()
+    }
+
+    /// Takes back what waits of these channels and has not begun to be written.
+    pub(super) fn purge(&mut self, channels: &[Channel]) {
+        if let Some(waiting) = &mut self.waiting {
+            waiting.queue.purge(channels);
+        }
+    }
+
+    /// The socket, and everything that still waits, for whoever has to write it now.
+    pub(super) fn into_all(mut self) -> (S, Bytes) {
+        let Some(waiting) = &mut self.waiting else { return (self.socket, Bytes::new()) };
+        let mut all = BytesMut::from(std::mem::take(&mut waiting.rest));
+        while let Some(frame) = waiting.queue.pop() {
+            all.extend_from_slice(&self.wire.bytes(&frame));
+        }
+        (self.socket, all.freeze())
     }
 
     /// The socket, and what must still be written into it so that what follows can be read.

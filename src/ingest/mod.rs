@@ -6,6 +6,7 @@
 mod batch_tests;
 mod inbox;
 mod members;
+mod outside;
 mod publish;
 mod raw;
 mod redis;
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 pub use inbox::run as run_inbox;
 pub use members::Elders;
 pub use members::Members;
+pub use outside::run as run_outside;
 pub use publish::Publication;
 pub use redis::Judged;
 pub use redis::run as run_raw;

@@ -3,38 +3,58 @@
 //! Transports only turn what comes out of here into bytes.
 
 mod catchup;
+mod edit;
+mod live;
+mod names;
 mod open;
 mod opening;
+mod remote;
+mod replay;
+mod rights;
 mod stream;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
 pub use catchup::Known;
-pub use catchup::ROW_AGE_MAX;
+use catchup::ROW_AGE_MAX;
+pub use edit::Edited;
+pub use edit::Turns;
+pub use edit::Wish;
+pub use live::Live;
+pub use live::Lives;
+pub use names::ME;
+pub use names::Requested;
+pub use names::requested;
 pub use open::Answer;
-pub use open::ME;
 pub use open::Opened;
 pub use opening::Opening;
 pub use opening::Step;
+pub use remote::Target;
+pub use remote::is_session_name;
+pub use rights::Doubts;
 pub use stream::Output;
 
 use crate::auth::Authorizer;
-use crate::auth::Grant;
 use crate::auth::Principal;
 use crate::broker::Broker;
 use crate::cache::Cache;
+use crate::config::Config;
 use crate::error::Code;
 use crate::event::Channel;
 use crate::event::Cursor;
-use crate::hub::ConnectionId;
 use crate::hub::Hub;
 use crate::hub::OutboxLimits;
 use crate::jobs::TerminalStatuses;
 use crate::store::Store;
 use crate::telemetry::Metrics;
 
+/// Streams that ask the log or the database about the past at once.
+const CATCHUPS_MAX: usize = 64;
+/// States of quiet jobs that are remembered: about 700 bytes each.
+const KNOWN_STATES_MAX: usize = 65_536;
 /// Seconds for which a token is honoured beyond its `exp`.
 pub const LEEWAY_S: u64 = 30;
 
@@ -63,20 +83,62 @@ pub struct Sessions {
     pub known_rows: Cache<Channel, Known>,
     /// Longest silence of a stream, in milliseconds, as the client is told.
     pub heartbeat_ms: u64,
+    /// Channels of one stream at most.
+    pub channels_max: usize,
+    /// How long the edits of a stream that has a name are remembered after it was last there.
+    pub record_kept: Duration,
+    /// Streams of this node.
+    pub lives: Lives,
+    /// Edits of a stream happen one after another.
+    pub turns: Turns,
+    /// Streams whose permissions are to be asked for again soon.
+    pub doubts: Doubts,
 }
 
-/// A name from a request, and what it means for this caller.
-#[derive(Debug, Clone)]
-pub enum Requested {
-    /// A channel; `alias` is how the client wrote it (`user.me`), where that differs.
-    Channel {
-        /// The channel.
-        channel: Channel,
-        /// The client's own spelling.
-        alias: Option<&'static str>,
-    },
-    /// Not a channel name, as the client wrote it.
-    Invalid(String),
+impl Sessions {
+    /// With the bounds of the settings; nobody is there yet.
+    #[must_use]
+    pub fn new(
+        hub: Hub,
+        broker: Broker,
+        store: Store,
+        authorizer: Arc<Authorizer>,
+        terminal: TerminalStatuses,
+        config: &Config,
+        metrics: &Metrics,
+    ) -> Self {
+        Self {
+            hub,
+            broker,
+            store,
+            authorizer,
+            metrics: metrics.clone(),
+            terminal,
+            outbox: OutboxLimits { events_max: config.outbox_events_max, bytes_max: config.outbox_bytes_max },
+            catchups: Semaphore::new(CATCHUPS_MAX),
+            known: Cache::new(KNOWN_STATES_MAX, config.log_retention),
+            known_rows: Cache::new(KNOWN_STATES_MAX, ROW_AGE_MAX),
+            heartbeat_ms: u64::try_from(config.heartbeat_interval.as_millis()).unwrap_or(u64::MAX),
+            channels_max: config.channels_max,
+            // Refreshed long before that: so it is at least the retention after the last stream.
+            record_kept: config.log_retention * 2,
+            lives: Lives::default(),
+            turns: Turns::default(),
+            doubts: Doubts::default(),
+        }
+    }
+
+    /// Forgets what is too old, and never returns; run it beside the server.
+    pub async fn maintain(&self) {
+        let caches = async {
+            loop {
+                tokio::time::sleep(ROW_AGE_MAX).await;
+                self.known.prune();
+                self.known_rows.prune();
+            }
+        };
+        tokio::join!(caches, self.keep_records());
+    }
 }
 
 /// Where a client says that it is.
@@ -114,6 +176,8 @@ pub struct Request {
     pub until_done: bool,
     /// Name of the stream across reconnects, if the client gave one.
     pub session: Option<Box<str>>,
+    /// Channels may be added later, so none is enough.
+    pub may_be_empty: bool,
 }
 
 /// What a channel may expect after (re)connecting.
@@ -175,9 +239,9 @@ pub struct Denied {
 #[derive(Debug)]
 pub struct Session {
     sessions: Arc<Sessions>,
-    id: ConnectionId,
-    principal: Principal,
-    grants: Arc<[Grant]>,
+    live: Arc<Live>,
+    /// When its permissions were asked for, by the clock of changes.
+    asked: u64,
     /// The client wrote `user.me` for its own channel.
     wrote_me: bool,
     denied: Box<[Denied]>,
@@ -186,5 +250,4 @@ pub struct Session {
     /// The beginning of the log in which the cursor was judged.
     generation: u64,
     until_done: bool,
-    session: Option<Box<str>>,
 }

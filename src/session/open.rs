@@ -17,6 +17,7 @@ use crate::event::Kind;
 use crate::event::Lookup;
 use crate::hub::ConnectionId;
 use crate::session::Denied;
+use crate::session::Live;
 use crate::session::Request;
 use crate::session::Requested;
 use crate::session::ResetReason;
@@ -24,14 +25,12 @@ use crate::session::Resume;
 use crate::session::Session;
 use crate::session::Sessions;
 use crate::session::Verdict;
+use crate::session::edit;
 
 /// How long a cursor from a faster instance is waited for.
 const AHEAD_WAIT: Duration = Duration::from_millis(2000);
 /// How long it is waited for before Redis is asked whether it can be true at all.
 const AHEAD_WAIT_UNASKED: Duration = Duration::from_millis(100);
-
-/// How a client may write its own channel.
-pub const ME: &str = "user.me";
 
 /// What a wish for a stream leads to.
 #[derive(Debug)]
@@ -75,6 +74,18 @@ struct Connected<'a> {
     timestamp: String,
 }
 
+impl<'a> Answer<'a> {
+    /// Of channels with the client's own spelling and a verdict.
+    pub(super) fn of(
+        channels: impl Iterator<Item = (&'a str, Option<&'static str>, &'static str)>,
+        denied: &'a [Denied],
+    ) -> Self {
+        let entry = |(channel, requested, verdict)| AnswerChannel { channel, requested, verdict };
+        let denied = denied.iter().map(|d| AnswerDenied { channel: &d.channel, code: d.code }).collect();
+        Self { channels: channels.map(entry).collect(), denied }
+    }
+}
+
 impl Sessions {
     /// Runs every check. Nothing is subscribed until the session's stream is read.
     ///
@@ -87,25 +98,36 @@ impl Sessions {
         if request.until_done && request.channels.iter().any(|wish| !is_job(wish)) {
             return Err(ApiError::invalid("until"));
         }
-        let (grants, denied) = self.judge_channels(&request).await?;
+        let request = match &request.session {
+            Some(name) => {
+                let channels = self.as_edited(&request.principal, name, request.channels).await?;
+                Request { channels, may_be_empty: true, ..request }
+            }
+            None => request,
+        };
+        let asked = self.authorizer.changes().now();
+        let (grants, denied) = self.judge_channels(&request.principal, &request.channels).await;
+        if grants.is_empty() && !(request.channels.is_empty() && request.may_be_empty) {
+            return Err(nothing_left(&denied));
+        }
         let generation = self.hub.window().generation();
         let (verdict, resume) = self.judge_cursor(request.resume).await?;
         if !matches!(verdict, Verdict::Reset(_)) {
             self.metrics.resumes.with_label_values(&[verdict.as_str()]).inc();
         }
-        let wrote_me = |wish: &Requested| matches!(wish, Requested::Channel { alias: Some(_), .. });
+        let wrote_me = grants.iter().any(|(_, alias)| alias.is_some());
+        let grants = grants.into_iter().map(|(grant, _)| grant).collect();
+        let live = Live::new(ConnectionId(random()?), request.principal, grants, request.session);
         let session = Session {
             sessions: Arc::clone(self),
-            id: ConnectionId(random()?),
-            wrote_me: request.channels.iter().any(wrote_me),
-            principal: request.principal,
-            grants: grants.into(),
+            live: Arc::new(live),
+            asked,
+            wrote_me,
             denied: denied.into(),
             verdict,
             resume,
             generation,
             until_done: request.until_done,
-            session: request.session,
         };
         if session.knows_the_end().await? {
             return Ok(Opened::NothingLeft);
@@ -135,39 +157,40 @@ impl Sessions {
         self.hub.window().generation() > 0
     }
 
-    async fn judge_channels(&self, request: &Request) -> Result<(Vec<auth::Grant>, Vec<Denied>), ApiError> {
+    /// What of this somebody may see, with the client's own spelling, and what not.
+    pub(super) async fn judge_channels(
+        &self,
+        principal: &auth::Principal,
+        wishes: &[Requested],
+    ) -> (Vec<(auth::Grant, Option<&'static str>)>, Vec<Denied>) {
         let mut denied = Vec::new();
-        let mut wishes: Vec<(Channel, Option<&'static str>)> = Vec::new();
-        for wish in &request.channels {
+        let mut served: Vec<(Channel, Option<&'static str>)> = Vec::new();
+        for wish in wishes {
             match wish {
-                Requested::Channel { channel, alias } if is_served(channel) => wishes.push((channel.clone(), *alias)),
-                Requested::Channel { channel, .. } => denied.push(refusal(channel.as_str(), Code::ChannelNotFound)),
-                Requested::Invalid(text) => denied.push(refusal(text, Code::ChannelNotFound)),
+                Requested::Channel { channel, alias } if is_served(channel) => served.push((channel.clone(), *alias)),
+                Requested::Channel { channel, .. } => denied.push(Denied::of(channel.as_str(), Code::ChannelNotFound)),
+                Requested::Invalid(text) => denied.push(Denied::of(text, Code::ChannelNotFound)),
             }
         }
-        if wishes.is_empty() {
-            return Err(ApiError::not_found());
+        if served.is_empty() {
+            return (Vec::new(), denied);
         }
-        let channels: Vec<Channel> = wishes.iter().map(|(channel, _)| channel.clone()).collect();
-        let verdicts = self.authorizer.authorize(&request.principal, &channels).await;
+        let channels: Vec<Channel> = served.iter().map(|(channel, _)| channel.clone()).collect();
+        let verdicts = self.authorizer.authorize(principal, &channels).await;
         let mut grants = Vec::new();
-        for ((channel, alias), verdict) in wishes.into_iter().zip(verdicts) {
+        for ((channel, alias), verdict) in served.into_iter().zip(verdicts) {
             let name = alias.unwrap_or(channel.as_str());
             match verdict {
-                auth::Verdict::Granted(grant) => grants.push(grant),
-                auth::Verdict::Denied => denied.push(refusal(name, Code::PermissionDenied)),
-                auth::Verdict::Unavailable => denied.push(refusal(name, Code::ConnectionLost)),
+                auth::Verdict::Granted(grant) => grants.push((grant, alias)),
+                auth::Verdict::Denied => denied.push(Denied::of(name, Code::PermissionDenied)),
+                auth::Verdict::Unavailable => denied.push(Denied::of(name, Code::ConnectionLost)),
             }
         }
-        if !grants.is_empty() {
-            return Ok((grants, denied));
-        }
-        let away = denied.iter().any(|refusal| refusal.code == Code::ConnectionLost);
-        Err(if away { ApiError::unavailable("database") } else { ApiError::denied() })
+        (grants, denied)
     }
 
     /// Whether everything after the cursor can be given; a cursor that can't be proven costs a reset, never an error.
-    async fn judge_cursor(&self, resume: Resume) -> Result<(Verdict, Option<Cursor>), ApiError> {
+    pub(super) async fn judge_cursor(&self, resume: Resume) -> Result<(Verdict, Option<Cursor>), ApiError> {
         let reset = |reason| Ok((Verdict::Reset(reason), None));
         let cursor = match resume {
             Resume::Fresh => return Ok((Verdict::Live, None)),
@@ -211,8 +234,16 @@ fn is_job(wish: &Requested) -> bool {
     matches!(wish, Requested::Channel { channel, .. } if channel.kind() == Kind::Jobs)
 }
 
-fn refusal(channel: &str, code: Code) -> Denied {
-    Denied { channel: channel.to_owned(), code }
+/// Why a stream of which nothing may be seen is not opened.
+fn nothing_left(denied: &[Denied]) -> ApiError {
+    let any = |code: Code| denied.iter().any(|refusal| refusal.code == code);
+    if any(Code::ConnectionLost) {
+        ApiError::unavailable("database")
+    } else if any(Code::PermissionDenied) {
+        ApiError::denied()
+    } else {
+        ApiError::not_found()
+    }
 }
 
 /// Hard to guess, because it names a stream in requests.
@@ -224,46 +255,43 @@ fn random() -> Result<u64, ApiError> {
 }
 
 impl Session {
-    /// What a dry run answers.
+    /// What a dry run answers, of what the stream may see.
     #[must_use]
-    pub fn answer(&self) -> Answer<'_> {
-        Answer {
-            channels: self
-                .grants
-                .iter()
-                .map(|grant| AnswerChannel {
-                    channel: grant.channel().as_str(),
-                    requested: (self.wrote_me && grant.channel().kind() == Kind::User).then_some(ME),
-                    verdict: self.verdict.as_str(),
-                })
-                .collect(),
-            denied: self.denied.iter().map(|d| AnswerDenied { channel: &d.channel, code: d.code }).collect(),
-        }
+    pub fn answer<'a>(&'a self, grants: &'a [auth::Grant]) -> Answer<'a> {
+        let verdict = self.verdict.as_str();
+        let channels = grants
+            .iter()
+            .map(|grant| (grant.channel().as_str(), edit::alias_of(grant.channel(), self.wrote_me), verdict));
+        Answer::of(channels, &self.denied)
+    }
+
+    /// The same as JSON.
+    #[must_use]
+    pub fn dry_run(&self) -> String {
+        serde_json::to_string(&self.answer(&self.live.grants())).unwrap_or_default()
     }
 
     /// The data of `connected`.
     pub(super) fn connected(&self) -> String {
+        let (grants, principal) = (self.live.grants(), self.live.principal());
         let connected = Connected {
-            connection_id: format!("{:016x}", self.id.0),
-            user_id: self.principal.user.id.as_str(),
-            session: self.session.as_deref(),
-            answer: self.answer(),
+            connection_id: self.live.name(),
+            user_id: principal.user.id.as_str(),
+            session: self.live.session.as_deref(),
+            answer: self.answer(&grants),
             heartbeat_ms: self.sessions.heartbeat_ms,
             timestamp: clock::rfc3339(clock::now_us()),
         };
         serde_json::to_string(&connected).unwrap_or_default()
     }
 
-    pub(super) fn channels(&self) -> Vec<Channel> {
-        self.grants.iter().map(|grant| grant.channel().clone()).collect()
-    }
-
     /// `until=done` with a cursor at or after the latest state of every job, all of them terminal.
     async fn knows_the_end(&self) -> Result<bool, ApiError> {
         let Some(cursor) = self.resume.filter(|_| self.until_done && self.denied.is_empty()) else { return Ok(false) };
-        let states = self.sessions.states(&self.channels(), self.sessions.hub.window().head().at).await?;
+        let channels = self.live.channels();
+        let states = self.sessions.states(&channels, self.sessions.hub.window().head().at).await?;
         let ended =
             |channel: &Channel| states.get(channel).is_some_and(|state| state.terminal && state.version <= cursor.at);
-        Ok(self.channels().iter().all(ended))
+        Ok(channels.iter().all(ended))
     }
 }

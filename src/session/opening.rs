@@ -3,38 +3,29 @@
 //! Catching up is pulled by whoever writes the stream: nothing is queued for a client faster than it reads. Only the last few
 //! entries are copied by the lane, in the turn in which it also subscribes, so that nothing can fall between.
 
-use std::collections::HashMap;
 use std::collections::HashSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
-use crate::broker::Located;
+use crate::auth::Grant;
 use crate::clock;
 use crate::error::ApiError;
 use crate::event::Channel;
-use crate::event::Cursor;
-use crate::event::Entry;
-use crate::event::Kind;
-use crate::event::LogId;
 use crate::hub::CloseReason;
 use crate::hub::Frame;
 use crate::hub::Refused;
 use crate::hub::Register;
 use crate::hub::Seat;
 use crate::session::LEEWAY_S;
+use crate::session::Live;
 use crate::session::ResetReason;
 use crate::session::Session;
 use crate::session::Sessions;
 use crate::session::Verdict;
-use crate::session::catchup::Current;
+use crate::session::replay::Page;
+use crate::session::replay::Progress;
 
-/// Entries of one page of a replay.
-const PAGE: usize = 128;
-/// How long the window is waited for when a state from elsewhere is newer than it.
-const STATE_AHEAD_WAIT: Duration = Duration::from_millis(2000);
 /// How long an open stream that lost continuity waits for a dependency before it ends.
 const OPEN_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -47,6 +38,10 @@ pub struct Opening {
     said_hello: bool,
     /// The stream has joined before: it waits for what is away, or all would come back together.
     was_live: bool,
+    /// The last edit that it has seen, what it may see since then, and when that was asked, by the clock of changes.
+    edition: u32,
+    grants: Arc<[Grant]>,
+    asked: u64,
     /// Only while it catches up.
     progress: Option<Box<Progress>>,
 }
@@ -60,34 +55,17 @@ pub enum Step {
     Join,
     /// The stream can't go on: say so and end.
     Problem(ApiError),
-}
-
-/// Where a stream is while it catches up.
-#[derive(Debug)]
-struct Progress {
-    channels: Vec<Channel>,
-    at: Cursor,
-    generation: u64,
-    /// Nothing of the log was sent yet: a fresh stream may still choose where it begins.
-    untouched: bool,
-    /// Job channels of which the replay said something, and whether that was an end.
-    said: HashMap<Channel, bool>,
-    /// Snapshots are sent.
-    is_ready: bool,
-}
-
-enum Page {
-    Frames(VecDeque<Frame>),
-    CaughtUp,
-    Lost,
+    /// The stream is over, for this reason.
+    End(CloseReason),
 }
 
 impl Drop for Opening {
     fn drop(&mut self) {
+        self.session.sessions.lives.remove(&self.session.live);
         let metrics = &self.session.sessions.metrics;
         metrics.active_connections.with_label_values(&[self.transport]).dec();
         metrics.ended.with_label_values(&[self.reason.as_str()]).inc();
-        tracing::debug!(connection.id = %format_args!("{:016x}", self.session.id.0), reason = self.reason.as_str(), "stream ended");
+        tracing::debug!(connection.id = %self.session.live.name(), reason = self.reason.as_str(), "stream ended");
     }
 }
 
@@ -96,8 +74,17 @@ impl Opening {
     #[must_use]
     pub fn new(session: Session, transport: &'static str) -> Self {
         session.sessions.metrics.active_connections.with_label_values(&[transport]).inc();
+        session.sessions.lives.add(&session.live);
         let reason = CloseReason::ClientGone;
-        Self { session, transport, reason, said_hello: false, was_live: false, progress: None }
+        let (grants, asked) = (session.live.grants(), session.asked);
+        let (said_hello, was_live) = (false, false);
+        Self { session, transport, reason, said_hello, was_live, edition: 0, grants, asked, progress: None }
+    }
+
+    /// The stream as others find it.
+    #[must_use]
+    pub fn live(&self) -> &Arc<Live> {
+        &self.session.live
     }
 
     /// The app's sessions.
@@ -117,21 +104,37 @@ impl Opening {
             self.because(CloseReason::Problem);
             Step::Problem(error)
         });
-        if let Step::Frames(frames) = &step {
-            let sent = &self.session.sessions.metrics.messages_sent;
-            frames.iter().map(Frame::labels).for_each(|(kind, name)| sent.with_label_values(&[kind, name]).inc());
+        match &step {
+            Step::Frames(frames) => {
+                let sent = &self.session.sessions.metrics.messages_sent;
+                frames.iter().map(Frame::labels).for_each(|(kind, name)| sent.with_label_values(&[kind, name]).inc());
+            }
+            Step::End(reason) => self.because(*reason),
+            Step::Join | Step::Problem(_) => {}
         }
         step
     }
 
     async fn step(&mut self) -> Result<Step, ApiError> {
+        if self.session.live.expires_at().saturating_add(LEEWAY_S) <= clock::now_s() {
+            return Ok(Step::End(CloseReason::TokenExpired));
+        }
+        // A replay can take long, and what it shows must be allowed at that moment.
+        let changed = self.session.sessions.authorizer.changes().now();
+        if std::mem::replace(&mut self.asked, changed) != changed {
+            // Rare, and large: not a part of every stream's room.
+            Box::pin(self.session.sessions.recheck(vec![Arc::clone(&self.session.live)])).await;
+        }
         if !std::mem::replace(&mut self.said_hello, true) {
             let connected = Frame::control("connected", self.session.connected(), None);
             return Ok(Step::Frames(VecDeque::from([connected])));
         }
         loop {
+            if let Some(step) = self.missed_edits() {
+                return Ok(step);
+            }
             let Some(mut progress) = self.progress.take() else {
-                let progress = self.session.begin();
+                let progress = self.session.begin(self.channels());
                 let reset = self.session.reset(&progress.channels);
                 self.progress = Some(Box::new(progress));
                 if let Some(reset) = reset {
@@ -159,6 +162,27 @@ impl Opening {
         }
     }
 
+    fn channels(&self) -> Vec<Channel> {
+        self.grants.iter().map(|grant| grant.channel().clone()).collect()
+    }
+
+    /// What has happened to the stream since it last looked.
+    fn missed_edits(&mut self) -> Option<Step> {
+        let missed = self.session.live.missed(self.edition)?;
+        (self.edition, self.grants) = (missed.edition, missed.grants);
+        if let Some(reason) = missed.end {
+            return Some(Step::End(reason));
+        }
+        if let Some(begin) = missed.begin {
+            self.session.begins(*begin);
+            self.progress = None;
+        }
+        let channels = self.channels();
+        let at = self.progress.as_mut().map(|progress| progress.carry(channels));
+        let frames: VecDeque<Frame> = missed.unsaid.into_iter().map(|said| said.frame(at)).collect();
+        if frames.is_empty() { None } else { Some(Step::Frames(frames)) }
+    }
+
     /// The wish to join, after `Step::Join`; it goes to the hub with the seat.
     pub fn register(&mut self, seat: Seat) -> Register {
         self.register_parts()(seat)
@@ -167,26 +191,35 @@ impl Opening {
     /// The same in two steps, for a seat that takes this stream with it.
     pub fn register_parts(&mut self) -> impl FnOnce(Seat) -> Register + use<> {
         let session = &self.session;
-        let progress = self.progress.get_or_insert_with(|| Box::new(session.begin()));
+        let channels = || self.grants.iter().map(|grant| grant.channel().clone()).collect();
+        let progress = self.progress.get_or_insert_with(|| Box::new(session.begin(channels())));
         let pending = |channel: &&Channel| !progress.said.get(channel).copied().unwrap_or(false);
         let jobs = || progress.channels.iter().filter(pending).cloned().collect::<HashSet<_>>();
         let until_done = session.until_done.then(|| Box::new(jobs()));
-        let (id, grants) = (session.id, Arc::clone(&session.grants));
+        let (holder, grants, edition) = (Arc::clone(&session.live), Arc::clone(&self.grants), self.edition);
         let (from, generation) = (progress.at.at, progress.generation);
-        let expires_at = session.principal.expires_at.saturating_add(LEEWAY_S);
-        move |seat| Register { id, grants, seat, from, generation, until_done, expires_at }
+        let expires_at = holder.expires_at().saturating_add(LEEWAY_S);
+        let id = holder.id;
+        move |seat| Register { id, grants, seat, from, generation, until_done, expires_at, holder, edition }
     }
 
     /// The stream has joined, as far as its own side knows: what catching up needed is not needed any more.
     pub fn joined(&mut self) {
         self.was_live = true;
         self.progress = None;
+        // From here on changes find it; what was announced between the question and now may have missed it.
+        let sessions = &self.session.sessions;
+        if sessions.authorizer.changes().now() != self.asked {
+            sessions.recheck_soon(&self.session.live);
+        }
     }
 
     /// The lane does not carry it, or not any more.
     pub fn refused(&mut self, why: Refused) {
         match why {
-            Refused::Behind => self.progress.iter_mut().for_each(|progress| progress.is_ready = false),
+            Refused::Behind | Refused::Edited => {
+                self.progress.iter_mut().for_each(|progress| progress.is_ready = false);
+            }
             Refused::Reopened | Refused::Stopped => self.lost(),
         }
     }
@@ -196,130 +229,5 @@ impl Opening {
         self.session.verdict = Verdict::Reset(ResetReason::HistoryRewritten);
         self.session.resume = None;
         self.progress = None;
-    }
-}
-
-impl Session {
-    fn begin(&self) -> Progress {
-        let window = self.sessions.hub.window();
-        // The generation first: if the log begins anew in between, the lane refuses the older one. A cursor was judged against
-        // the log of that beginning, and means nothing in another.
-        let generation = if self.resume.is_some() { self.generation } else { window.generation() };
-        let at = self.resume.unwrap_or_else(|| window.head());
-        let untouched = self.resume.is_none();
-        Progress { channels: self.channels(), at, generation, untouched, said: HashMap::new(), is_ready: false }
-    }
-
-    fn reset(&self, channels: &[Channel]) -> Option<Frame> {
-        let Verdict::Reset(reason) = self.verdict else { return None };
-        self.sessions.metrics.resumes.with_label_values(&["reset"]).inc();
-        let names: Vec<String> = channels.iter().map(|channel| format!("\"{channel}\"")).collect();
-        let now = clock::rfc3339(clock::now_us());
-        let (names, reason) = (names.join(","), reason.as_str());
-        let data = format!("{{\"channels\":[{names}],\"reason\":\"{reason}\",\"timestamp\":\"{now}\"}}");
-        Some(Frame::control("reset", data, None))
-    }
-
-    /// The next part of the replay, from the window or, beyond it, from the log itself.
-    async fn page(&self, progress: &mut Progress) -> Result<Page, ApiError> {
-        let window = self.sessions.hub.window();
-        let head = window.head();
-        if window.generation() != progress.generation {
-            return Ok(Page::Lost);
-        }
-        if progress.at.at >= head.at {
-            return Ok(Page::CaughtUp);
-        }
-        if progress.untouched {
-            // Whoever brings no cursor is owed the present, not what happened while the stream was opened.
-            progress.at = head;
-            return Ok(Page::CaughtUp);
-        }
-        let entries = match window.page(&progress.channels, progress.at.at, head.at, PAGE) {
-            Some(page) => {
-                let last = page.entries.last().map(|entry| progress.cursor(entry));
-                progress.at = if page.complete { head } else { last.unwrap_or(head) };
-                page.entries
-            }
-            None => match self.page_of_log(progress).await? {
-                Some(entries) => entries,
-                None => return Ok(Page::Lost),
-            },
-        };
-        Ok(Page::Frames(entries.iter().filter_map(|entry| progress.frame(entry)).collect()))
-    }
-
-    async fn page_of_log(&self, progress: &mut Progress) -> Result<Option<Vec<Arc<Entry>>>, ApiError> {
-        let unavailable = |error| {
-            tracing::warn!(%error, "the log can't be read");
-            ApiError::unavailable("broker")
-        };
-        let _turn = self.sessions.catchups.acquire().await.map_err(|_| ApiError::unavailable("stopping"))?;
-        let broker = &self.sessions.broker;
-        let page = broker.read_after(progress.at.at, PAGE * 4).await.map_err(unavailable)?;
-        // Asked after reading: as long as the entry before the page is still there, nothing of the page was trimmed away.
-        if broker.locate(&progress.at).await.map_err(unavailable)? != Located::Found {
-            return Ok(None);
-        }
-        let Some(last) = page.last() else { return Ok(None) };
-        progress.at = progress.cursor(last);
-        let channels = &progress.channels;
-        let wanted = |entry: &Entry| entry.event.as_ref().is_some_and(|event| channels.contains(&event.channel));
-        Ok(Some(page.into_iter().filter(wanted).map(Arc::new).collect()))
-    }
-
-    /// Snapshots, tried again for a while when a dependency is away.
-    async fn snapshots_patiently(
-        &self,
-        progress: &mut Progress,
-        patience: Duration,
-    ) -> Result<Option<VecDeque<Frame>>, ApiError> {
-        let until = Instant::now() + patience;
-        loop {
-            match self.snapshots(progress).await {
-                Err(error) if Instant::now() < until => {
-                    tracing::debug!(%error, "an open stream waits for a dependency");
-                    tokio::time::sleep(Duration::from_millis(fastrand::u64(100..500))).await;
-                }
-                done => return done,
-            }
-        }
-    }
-
-    /// Snapshots of the jobs of which the replay said nothing, all as of `progress.at`; `None`: a state is newer than that, replay on.
-    async fn snapshots(&self, progress: &mut Progress) -> Result<Option<VecDeque<Frame>>, ApiError> {
-        let silent = |channel: &&Channel| channel.kind() == Kind::Jobs && !progress.said.contains_key(*channel);
-        let silent: Vec<Channel> = progress.channels.iter().filter(silent).cloned().collect();
-        let states = self.sessions.states(&silent, progress.at.at).await?;
-        let in_log = states.values().filter(|state| state.in_log);
-        let newest = in_log.map(|state| state.version).max().unwrap_or(LogId::ZERO);
-        if newest > progress.at.at {
-            // What is older than the snapshot would follow it, and take the client back: so first the log, then the snapshot.
-            let reached = self.sessions.hub.window().reached(newest, STATE_AHEAD_WAIT).await;
-            return if reached { Ok(None) } else { Err(ApiError::unavailable("broker")) };
-        }
-        progress.untouched = false;
-        progress.is_ready = true;
-        let mut frames = VecDeque::new();
-        for channel in silent {
-            let Some(Current { event, terminal, .. }) = states.get(&channel) else { continue };
-            frames.push_back(Frame::snapshot(event));
-            progress.said.insert(channel, *terminal);
-        }
-        Ok(Some(frames))
-    }
-}
-
-impl Progress {
-    fn cursor(&self, entry: &Entry) -> Cursor {
-        Cursor { epoch: self.at.epoch, at: entry.id, print: entry.print }
-    }
-
-    fn frame(&mut self, entry: &Arc<Entry>) -> Option<Frame> {
-        let event = entry.event.as_ref()?;
-        if event.channel.kind() == Kind::Jobs {
-            self.said.insert(event.channel.clone(), event.terminal);
-        }
-        Some(Frame::replayed(event, self.cursor(entry)))
     }
 }

@@ -50,20 +50,21 @@ impl Session {
     /// The frames of this stream, for one transport; `kill` cuts its connection. Nothing happens until it is polled.
     pub fn into_stream(self, transport: &'static str, kill: CancellationToken) -> impl Stream<Item = Output> + Send {
         let outbox = Arc::new(Outbox::new(self.sessions.outbox));
-        let leaving = Leaving { outbox, hub: self.sessions.hub.clone(), id: self.id };
+        let leaving = Leaving { outbox, hub: self.sessions.hub.clone(), id: self.live.id };
         let mut opening = Opening::new(self, transport);
         stream! {
             loop {
                 match opening.next().await {
                     Step::Frames(frames) => { yield Output::Frames(frames); continue; }
                     Step::Problem(error) => { yield Output::Problem(error); return; }
+                    Step::End(reason) => { yield Output::End(reason); return; }
                     Step::Join => {}
                 }
                 let (joined, answer) = oneshot::channel();
                 let seat = Seat::Queue { outbox: Arc::clone(&leaving.outbox), kill: kill.clone(), joined };
                 leaving.hub.join(opening.register(seat)).await;
                 let ended = match answer.await.unwrap_or(Err(Refused::Stopped)) {
-                    Err(Refused::Stopped) => Some(CloseReason::Shutdown),
+                    Err(Refused::Stopped) => Ok(CloseReason::Shutdown),
                     Err(refused) => { opening.refused(refused); continue; }
                     Ok(cursor) => {
                         tracing::trace!(%cursor, "stream is live");
@@ -71,15 +72,16 @@ impl Session {
                         loop {
                             match std::future::poll_fn(|cx| leaving.outbox.poll_drain(cx)).await {
                                 Drained::Frames(frames) => yield Output::Frames(frames),
-                                Drained::Resync => break None,
-                                Drained::End(reason) => break Some(reason),
+                                Drained::Resync => break Err(Refused::Reopened),
+                                Drained::Recalled => break Err(Refused::Edited),
+                                Drained::End(reason) => break Ok(reason),
                             }
                         }
                     }
                 };
                 match ended {
-                    None => opening.refused(Refused::Reopened),
-                    Some(reason) => { opening.because(reason); yield Output::End(reason); return; }
+                    Err(refused) => opening.refused(refused),
+                    Ok(reason) => { opening.because(reason); yield Output::End(reason); return; }
                 }
             }
         }

@@ -9,6 +9,7 @@
 //! was asked), bytes per value, time, and connections.
 
 mod answer;
+mod changed;
 mod error;
 mod migrate;
 mod postgres;
@@ -16,9 +17,12 @@ mod postgres_open;
 mod sqlite;
 #[cfg(test)]
 mod tests;
+mod watch;
 mod writes;
 
 use std::collections::HashMap;
+
+use tokio::sync::mpsc;
 
 use crate::config::Config;
 use crate::event::Id;
@@ -27,10 +31,12 @@ use crate::jobs::JobState;
 use crate::jobs::TerminalStatuses;
 use crate::telemetry::Metrics;
 
+pub use changed::Changed;
 pub use error::StoreError;
 pub use migrate::Migrated;
 pub use postgres::PostgresStore;
 pub use sqlite::SqliteStore;
+pub use watch::Notice;
 
 /// How long one question may take, connection included in neither: acquiring has the same bound again.
 pub(super) const QUERY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
@@ -109,6 +115,9 @@ pub struct JobRow {
     pub version: LogId,
 }
 
+/// Jobs and documents that there are.
+pub type Existing = (Vec<Id>, Vec<Id>);
+
 /// Calls the same method of whichever database it is.
 macro_rules! either {
     ($store:expr, $inner:ident => $call:expr) => {
@@ -172,6 +181,22 @@ impl Store {
     /// The database didn't answer in time, or not well.
     pub async fn jobs(&self, ids: &[Id], terminal: &TerminalStatuses) -> Result<HashMap<Id, JobRow>, StoreError> {
         either!(self, inner => inner.jobs(ids, terminal).await)
+    }
+
+    /// Which of these jobs and documents there are.
+    ///
+    /// # Errors
+    /// The database didn't answer in time, or not well.
+    pub async fn existing(&self, jobs: &[Id], documents: &[Id]) -> Result<Existing, StoreError> {
+        if jobs.is_empty() && documents.is_empty() {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        either!(self, inner => inner.existing(jobs, documents).await)
+    }
+
+    /// Announces changes of rows, and whether changes are announced at all, until nobody hears it any more.
+    pub async fn watch(&self, notices: mpsc::Sender<Notice>) {
+        either!(self, inner => inner.watch(notices).await);
     }
 
     /// Writes states into rows that exist and are older; returns how many changed. One statement for the batch (at most
@@ -252,6 +277,22 @@ impl Store {
     /// As `put_user`.
     pub async fn remove_role(&self, document: &Id, user: &Id) -> Result<(), StoreError> {
         either!(self, inner => inner.remove_role(document, user).await)
+    }
+
+    /// Deletes a job's row.
+    ///
+    /// # Errors
+    /// As `put_user`.
+    pub async fn remove_job(&self, id: &Id) -> Result<(), StoreError> {
+        either!(self, inner => inner.remove_job(id).await)
+    }
+
+    /// Deletes a document's row; roles on it count no more.
+    ///
+    /// # Errors
+    /// As `put_user`.
+    pub async fn remove_document(&self, id: &Id) -> Result<(), StoreError> {
+        either!(self, inner => inner.remove_document(id).await)
     }
 
     /// Closes every connection; questions after this fail.

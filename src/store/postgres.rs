@@ -28,6 +28,7 @@ use crate::event::Id;
 use crate::event::LogId;
 use crate::jobs::JobState;
 use crate::jobs::TerminalStatuses;
+use crate::store::Existing;
 use crate::store::JobRow;
 use crate::store::QUERY_TIMEOUT;
 use crate::store::Role;
@@ -57,12 +58,13 @@ pub struct PostgresStore {
 /// The statements with the schema's name put in, once.
 #[derive(Debug)]
 pub(super) struct Statements {
-    schema: String,
+    pub(super) schema: String,
     pub users: Arc<str>,
     pub job_owners: Arc<str>,
     pub document_roles: Arc<str>,
     pub jobs: Arc<str>,
     pub write_back: Arc<str>,
+    pub existing: Arc<str>,
 }
 
 impl Statements {
@@ -76,6 +78,7 @@ impl Statements {
             document_roles: of(include_str!("sql/document_roles.sql")),
             jobs: of(include_str!("sql/jobs.sql")),
             write_back: of(include_str!("sql/write_back.sql")),
+            existing: of(include_str!("sql/existing.sql")),
         }
     }
 }
@@ -233,6 +236,17 @@ impl PostgresStore {
         Ok(rows.iter().filter_map(|row| Some((id(row, "id")?, answer::job(raw_job(row), terminal)))).collect())
     }
 
+    pub(super) async fn existing(&self, jobs: &[Id], documents: &[Id]) -> Result<Existing, StoreError> {
+        let (jobs, documents) = (texts(jobs), texts(documents));
+        let bind = |query: PgQuery| query.bind(jobs.clone()).bind(documents.clone());
+        let rows = self.ask("existing", &self.sql.existing, bind).await?.rows;
+        let of = |kind: &str| {
+            let rows = rows.iter().filter(|row| text(row, "kind").as_deref() == Some(kind));
+            rows.filter_map(|row| id(row, "id")).collect()
+        };
+        Ok((of("job"), of("document")))
+    }
+
     pub(super) async fn write_back(&self, states: &[(Id, JobState, LogId)]) -> Result<u64, StoreError> {
         let writes = writes::newest(states);
         let mut changed = 0;
@@ -271,7 +285,7 @@ impl PostgresStore {
     }
 
     /// A statement with text parameters and no answer.
-    async fn put(&self, name: &'static str, sql: &str, values: &[&str]) -> Result<(), StoreError> {
+    pub(super) async fn put(&self, name: &'static str, sql: &str, values: &[&str]) -> Result<(), StoreError> {
         let sql = Arc::from(in_schema(&self.sql.schema, sql));
         let bind = |query: PgQuery| values.iter().fold(query, |query: PgQuery, value| query.bind((*value).to_owned()));
         self.ask(name, &sql, bind).await.map(drop)
@@ -308,6 +322,14 @@ impl PostgresStore {
     pub(super) async fn remove_role(&self, document: &Id, user: &Id) -> Result<(), StoreError> {
         let sql = "DELETE FROM $$.document_permissions WHERE document_id::text = $1 AND user_id::text = $2";
         self.put("put", sql, &[document.as_str(), user.as_str()]).await
+    }
+
+    pub(super) async fn remove_job(&self, id: &Id) -> Result<(), StoreError> {
+        self.put("put", "DELETE FROM $$.jobs WHERE id::text = $1", &[id.as_str()]).await
+    }
+
+    pub(super) async fn remove_document(&self, id: &Id) -> Result<(), StoreError> {
+        self.put("put", "DELETE FROM $$.documents WHERE id::text = $1", &[id.as_str()]).await
     }
 
     pub(super) async fn close(&self) {

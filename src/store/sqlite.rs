@@ -21,6 +21,7 @@ use crate::event::Id;
 use crate::event::LogId;
 use crate::jobs::JobState;
 use crate::jobs::TerminalStatuses;
+use crate::store::Existing;
 use crate::store::JobRow;
 use crate::store::QUERY_TIMEOUT;
 use crate::store::Role;
@@ -45,6 +46,10 @@ const DOCUMENT_ROLES: &str = "SELECT asked.value ->> 0 AS user_id, d.id AS docum
     CASE WHEN d.owner_id = asked.value ->> 0 THEN 'owner' ELSE (SELECT p.role FROM document_permissions AS p \
         WHERE p.document_id = d.id AND p.user_id = asked.value ->> 0) END AS role \
     FROM json_each(?1) AS asked JOIN documents AS d ON d.id = asked.value ->> 1";
+const EXISTING: &str = "SELECT CASE WHEN asked.value ->> 0 = 'job' THEN 'job' ELSE 'document' END AS kind, \
+    asked.value ->> 1 AS id FROM json_each(?1) AS asked \
+    WHERE CASE WHEN asked.value ->> 0 = 'job' THEN EXISTS (SELECT 1 FROM jobs AS j WHERE j.id = asked.value ->> 1) \
+        ELSE EXISTS (SELECT 1 FROM documents AS d WHERE d.id = asked.value ->> 1) END";
 const JOBS: &str = "SELECT j.id, j.user_id AS owner, j.status, CAST(j.progress AS TEXT) AS progress, \
     CASE WHEN octet_length(j.message) <= 4096 THEN j.message END AS message, \
     CASE WHEN octet_length(j.error) <= 65536 THEN j.error END AS error, \
@@ -61,8 +66,8 @@ const WRITE_BACK: &str = "UPDATE jobs SET status = w.value ->> 'status', progres
 /// A SQLite file with our tables.
 #[derive(Clone, Debug)]
 pub struct SqliteStore {
-    writer: SqlitePool,
-    readers: SqlitePool,
+    pub(super) writer: SqlitePool,
+    pub(super) readers: SqlitePool,
     metrics: Metrics,
 }
 
@@ -189,6 +194,17 @@ impl SqliteStore {
         Ok(rows.iter().filter_map(|row| Some((id(row, "id")?, answer::job(raw_job(row), terminal)))).collect())
     }
 
+    pub(super) async fn existing(&self, jobs: &[Id], documents: &[Id]) -> Result<Existing, StoreError> {
+        let jobs = jobs.iter().map(|id| ["job", id.as_str()]);
+        let asked: Vec<[&str; 2]> = jobs.chain(documents.iter().map(|id| ["document", id.as_str()])).collect();
+        let rows = self.read("existing", EXISTING, serde_json::json!(asked).to_string()).await?;
+        let of = |kind: &str| {
+            let rows = rows.iter().filter(|row| text(row, "kind").as_deref() == Some(kind));
+            rows.filter_map(|row| id(row, "id")).collect()
+        };
+        Ok((of("job"), of("document")))
+    }
+
     pub(super) async fn write_back(&self, states: &[(Id, JobState, LogId)]) -> Result<u64, StoreError> {
         let writes: Vec<serde_json::Value> = writes::newest(states).iter().map(json).collect();
         if writes.is_empty() {
@@ -238,6 +254,14 @@ impl SqliteStore {
     pub(super) async fn remove_role(&self, document: &Id, user: &Id) -> Result<(), StoreError> {
         let sql = "DELETE FROM document_permissions WHERE document_id = ?1 AND user_id = ?2";
         self.write("put", sql, &[document.as_str(), user.as_str()]).await.map(drop)
+    }
+
+    pub(super) async fn remove_job(&self, id: &Id) -> Result<(), StoreError> {
+        self.write("put", "DELETE FROM jobs WHERE id = ?1", &[id.as_str()]).await.map(drop)
+    }
+
+    pub(super) async fn remove_document(&self, id: &Id) -> Result<(), StoreError> {
+        self.write("put", "DELETE FROM documents WHERE id = ?1", &[id.as_str()]).await.map(drop)
     }
 
     pub(super) async fn close(&self) {

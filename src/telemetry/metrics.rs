@@ -45,6 +45,7 @@ pub struct MetricSet {
     pub broker_up: IntGauge,
     pub broker_restarts: IntCounterVec,
     pub ingest_lag: Histogram,
+    pub revocation: Histogram,
     pub raw_held: IntGauge,
     pub appends: IntCounterVec,
     pub window_entries: IntGauge,
@@ -93,6 +94,11 @@ impl Metrics {
         make.0.register(Box::new(process)).expect("a fresh registry has no process metrics");
         let lag = HistogramOpts::new("realtime_ingest_lag_seconds", "From hearing an update to having it in the log")
             .buckets(LATENCY_BUCKETS.to_vec());
+        let revocation = HistogramOpts::new(
+            "realtime_revocation_seconds",
+            "From hearing that rights have changed to taking away what of open streams they allowed",
+        )
+        .buckets(LATENCY_BUCKETS.to_vec());
         Self(Arc::new(MetricSet {
             connections: make.counters(
                 "realtime_connections_total",
@@ -125,6 +131,7 @@ impl Metrics {
             broker_up: make.gauge("realtime_broker_up", "Whether the last probe came back"),
             broker_restarts: make.counters("realtime_broker_restarts_total", "Connections made anew", &["part"]),
             ingest_lag: make.add(Histogram::with_opts(lag)),
+            revocation: make.add(Histogram::with_opts(revocation)),
             raw_held: make.gauge("realtime_raw_held", "Raw updates heard and not yet seen judged"),
             appends: make.counters("realtime_appends_total", "Appends by outcome", &["source", "outcome"]),
             window_entries: make.gauge("realtime_window_entries", "Log entries in memory"),

@@ -19,7 +19,6 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::error::ApiError;
 use crate::hub::CloseReason;
 use crate::hub::Format;
 use crate::hub::Frame;
@@ -144,7 +143,11 @@ impl Stream {
             match step {
                 Step::Frames(frames) => frames.iter().for_each(|frame| unsent.extend_from_slice(&CHUNKED.bytes(frame))),
                 Step::Join => break,
-                Step::Problem(error) => return say(socket, unsent, &error).await,
+                Step::Problem(error) => {
+                    put_chunk(&mut unsent, &sse::problem(&error));
+                    return say(socket, unsent, LAST_CHUNK).await;
+                }
+                Step::End(reason) => return say(socket, unsent, &last_chunks(reason)).await,
             }
         }
         let hub = self.opening.sessions().hub.clone();
@@ -162,10 +165,9 @@ async fn write(socket: &mut TcpStream, unsent: &mut BytesMut) -> io::Result<()> 
 }
 
 /// Says why the stream can't go on, and lets the client close: closed at once, the connection might take that back.
-async fn say(mut socket: TcpStream, mut last: BytesMut, error: &ApiError) -> io::Result<()> {
-    put_chunk(&mut last, &sse::problem(error));
-    last.put_slice(LAST_CHUNK);
-    write(&mut socket, &mut last).await?;
+async fn say(mut socket: TcpStream, mut unsent: BytesMut, last: &[u8]) -> io::Result<()> {
+    unsent.put_slice(last);
+    write(&mut socket, &mut unsent).await?;
     socket.shutdown().await?;
     let mut ignored = tokio::io::sink();
     drop(tokio::time::timeout(END_UNREAD_MAX, tokio::io::copy(&mut socket, &mut ignored)).await);

@@ -547,6 +547,7 @@ async fn the_openapi_document_names_every_route() {
     let paths: Vec<&String> = document["paths"].as_object().unwrap().keys().collect();
     for path in [
         "/v1/events",
+        "/v1/streams/{id}",
         "/v1/jobs/{id}",
         "/v1/jobs/{id}/updates",
         "/v1/publish",
@@ -559,7 +560,7 @@ async fn the_openapi_document_names_every_route() {
     ] {
         assert!(paths.iter().any(|known| *known == path), "{path}");
     }
-    assert_eq!(paths.len(), 10);
+    assert_eq!(paths.len(), 11);
     app.app.stop().await;
 }
 

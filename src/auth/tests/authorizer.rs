@@ -49,6 +49,7 @@ impl Bench {
 
     fn authorizer(&self) -> Authorizer {
         let users = Arc::new(Directory::new(self.store.clone(), &self.config));
+        users.changes().announced(true);
         Authorizer::new(self.store.clone(), users, &self.config, &self.metrics)
     }
 

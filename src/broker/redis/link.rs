@@ -117,6 +117,12 @@ impl Link {
         answer.map_err(|error| self.noticed(error, &used))
     }
 
+    pub(super) async fn pipe<T: FromRedisValue>(&self, pipe: &redis::Pipeline) -> Result<T, BrokerError> {
+        let used = self.connection()?;
+        let answer = pipe.query_async(&mut used.0.clone()).await;
+        answer.map_err(|error| self.noticed(error, &used))
+    }
+
     pub(super) async fn invoke<T: FromRedisValue>(&self, call: redis::ScriptInvocation<'_>) -> Result<T, BrokerError> {
         let used = self.connection()?;
         let answer = call.invoke_async(&mut used.0.clone()).await;

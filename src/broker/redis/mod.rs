@@ -2,9 +2,10 @@
 //!
 //! Keys, all below `{prefix}:` and for this module alone:
 //! `log` the stream · `log:meta` epoch, count, last trimmed entry · `log:milestones` every so many-th entry · `state:{id}` a
-//! job's state · `u:{job}:{digest}` an `updateId` · `o:{name}` an append's name · `inbox` position in the durable inbox · `inbox:lease` who reads it · `marks` the mark counter.
-//! Channels: `{prefix}:marks`, `{prefix}:ephemeral`.
+//! job's state · `stream:{hash}` edits of a stream by its name · `u:{job}:{digest}` an `updateId` · `o:{name}` an append's name · `inbox` position in the durable inbox · `inbox:lease` who reads it · `marks` the mark counter.
+//! Channels: `{prefix}:marks`, `{prefix}:ephemeral`, `{prefix}:calls`, `{prefix}:node:{node}`.
 
+mod calls;
 mod codec;
 mod inbox;
 mod link;
@@ -90,6 +91,9 @@ struct Shared {
     node: u64,
     started: Instant,
     epoch: AtomicU64,
+    /// Numbers this node's questions to the others.
+    calls: AtomicU64,
+    asked: calls::Waiting,
     last_trim_ms: AtomicU64,
     packed: Mutex<Packed>,
     /// Milliseconds since `started` when the last own mark came back, plus one; 0: never.
@@ -110,6 +114,7 @@ struct Keys {
     lease: String,
     marks_channel: String,
     ephemeral_channel: String,
+    calls_channel: String,
 }
 
 #[derive(Debug)]
@@ -138,6 +143,7 @@ impl RedisBroker {
             lease: key("inbox:lease"),
             marks_channel: key("marks"),
             ephemeral_channel: key("ephemeral"),
+            calls_channel: key("calls"),
         };
         let with_log = |text: &str| Script::new(&format!("{}\n{text}", include_str!("log.lua")));
         let scripts = Scripts {
@@ -157,6 +163,8 @@ impl RedisBroker {
             node: fastrand::u64(1..),
             started: Instant::now(),
             epoch: AtomicU64::new(0),
+            calls: AtomicU64::new(0),
+            asked: calls::Waiting::default(),
             last_trim_ms: AtomicU64::new(0),
             packed: Mutex::default(),
             mark_heard: AtomicU64::new(0),

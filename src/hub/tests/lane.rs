@@ -2,180 +2,33 @@
 
 use std::collections::BTreeMap;
 use std::collections::HashSet;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use proptest::prelude::*;
 
 use crate::auth::Grant;
-use crate::event::Channel;
 use crate::event::Delivery;
-use crate::event::Entry;
 use crate::event::Epoch;
 use crate::event::Fingerprint;
 use crate::event::LogId;
-use crate::event::WindowLimits;
 use crate::hub::CloseReason;
 use crate::hub::ConnectionId;
-use crate::hub::Format;
-use crate::hub::Frame;
-use crate::hub::Keeper;
-use crate::hub::LaneSettings;
-use crate::hub::OutboxLimits;
 use crate::hub::Refused;
 use crate::hub::Register;
 use crate::hub::Seat;
-use crate::hub::Window;
-use crate::hub::Wire;
-use crate::hub::lane::Lane;
 use crate::hub::message::LaneMessage;
-use crate::hub::tests::cursor;
-use crate::hub::tests::event;
-use crate::hub::wire::Key;
-use crate::hub::wire::Port;
-use crate::hub::wire::Socket;
-use crate::telemetry::Metrics;
-
-static LINES: Wire =
-    Wire { format: Format::Sse, encode: line, end: |reason| Bytes::from(format!("end {}\n", reason.as_str())) };
-
-/// `n` and the size of the data, padded to that size: a cut in it would be seen.
-fn line(frame: &Frame) -> Bytes {
-    let at = frame.cursor().map_or(0, |cursor| cursor.at.ms);
-    Bytes::from(format!("{} {at} {}\n", frame.name(), frame.data()))
-}
-
-/// What a browser's end of a socket sees and does.
-#[derive(Debug, Default)]
-struct Peer {
-    heard: Vec<u8>,
-    /// Bytes that it takes before it would block.
-    room: usize,
-    /// It closed: writes fail.
-    closed: bool,
-    finished: bool,
-    back: Option<(Bytes, Refused)>,
-    ended: Option<CloseReason>,
-    key: Option<Key>,
-}
-
-#[derive(Debug, Clone, Default)]
-struct Fake(Arc<Mutex<Peer>>);
-
-impl Socket for Fake {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut peer = self.0.lock();
-        if peer.closed {
-            return Err(io::ErrorKind::ConnectionReset.into());
-        }
-        // In small pieces, so that a write is often partial.
-        let taken = peer.room.min(bytes.len()).min(37);
-        if taken == 0 {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        peer.room -= taken;
-        peer.heard.extend_from_slice(&bytes[..taken]);
-        Ok(taken)
-    }
-
-    fn finish(&mut self) {
-        self.0.lock().finished = true;
-    }
-}
-
-struct Fakes;
-
-impl Port for Fakes {
-    type Handle = Fake;
-    type Socket = Fake;
-
-    fn adopt(&mut self, handle: Fake, key: Key) -> io::Result<Fake> {
-        handle.0.lock().key = Some(key);
-        Ok(handle)
-    }
-
-    fn release(&mut self, socket: Fake) -> io::Result<Fake> {
-        Ok(socket)
-    }
-}
-
-#[derive(Debug)]
-struct Kept(Fake);
-
-impl Keeper<Fake> for Kept {
-    fn seated(&mut self) {}
-
-    fn back(self: Box<Self>, handle: Fake, unsent: Bytes, why: Refused) {
-        handle.0.lock().back = Some((unsent, why));
-    }
-
-    fn ended(self: Box<Self>, reason: CloseReason) {
-        self.0.0.lock().ended = Some(reason);
-    }
-}
-
-struct Bench {
-    lane: Lane<Fakes>,
-    window: Window,
-    peers: BTreeMap<u64, Fake>,
-    at: u64,
-}
-
-impl Bench {
-    fn new(events_max: usize) -> Self {
-        let limits = WindowLimits { entries_max: 10_000, bytes_max: 1 << 30 };
-        let window = Window::new(limits, Duration::from_secs(600));
-        let outbox = OutboxLimits { events_max, bytes_max: 1 << 20 };
-        let settings = LaneSettings { heartbeat: Duration::from_millis(100), outbox };
-        let mut lane = Lane::new(settings, window.clone(), &Metrics::new(), Fakes);
-        let generation = window.open(Epoch(1), (LogId::ZERO, Fingerprint(0)), Vec::new());
-        lane.take(LaneMessage::Opened { generation, head: window.head() });
-        Self { lane, window, peers: BTreeMap::new(), at: 0 }
-    }
-
-    fn connect(&mut self, id: u64, channels: &[u8], room: usize, until_done: bool) -> Fake {
-        let fake = Fake::default();
-        fake.0.lock().room = room;
-        let channels: Vec<Channel> = channels.iter().map(|n| Channel::parse(&format!("jobs.{n}")).unwrap()).collect();
-        let grants: Vec<Grant> = channels.iter().map(|channel| Grant::for_test("ada", channel.as_str())).collect();
-        let seat = Seat::Socket {
-            handle: fake.clone(),
-            unsent: Bytes::from_static(b"hello 0 {}\n"),
-            wire: &LINES,
-            keeper: Box::new(Kept(fake.clone())),
-        };
-        let pending = || Box::new(channels.iter().cloned().collect::<HashSet<_>>());
-        self.lane.take(LaneMessage::Register(Box::new(Register {
-            id: ConnectionId(id),
-            grants: grants.into(),
-            seat,
-            from: self.window.head().at,
-            generation: self.window.generation(),
-            until_done: until_done.then(pending),
-            expires_at: u64::MAX,
-        })));
-        self.peers.insert(id, fake.clone());
-        fake
-    }
-
-    fn publish(&mut self, channel: u8, delivery: Delivery, size: usize, terminal: bool) -> u64 {
-        self.at += 1;
-        let mut event = event(self.at, channel, delivery, size);
-        event.terminal = terminal;
-        let cursor = cursor(self.at);
-        let entry = Entry { id: cursor.at, print: cursor.print, event: Some(event), judged: None };
-        let entries: Arc<[Arc<Entry>]> = Arc::new([Arc::new(entry)]);
-        self.window.extend(&entries);
-        self.lane.take(LaneMessage::Entries(entries));
-        self.at
-    }
-}
+use crate::hub::tests::Stream;
+use crate::hub::tests::bench::Bench;
+use crate::hub::tests::bench::Fake;
+use crate::hub::tests::bench::GONE;
+use crate::hub::tests::bench::Kept;
+use crate::hub::tests::bench::LINES;
+use crate::hub::tests::bench::WRITABLE;
 
 /// Positions of the whole lines heard; a line that was cut or mixed with another fails here.
-fn heard(fake: &Fake) -> Vec<u64> {
+pub(super) fn heard(fake: &Fake) -> Vec<u64> {
     let peer = fake.0.lock();
     let text = String::from_utf8(peer.heard.clone()).unwrap();
     let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
@@ -239,7 +92,7 @@ proptest! {
                     let fake = bench.peers[&(peer as u64)].clone();
                     fake.0.lock().room = room;
                     let key = fake.0.lock().key.unwrap();
-                    bench.lane.ready(key, false);
+                    bench.lane.ready(key, WRITABLE);
                 }
                 Act::Close { peer } => bench.peers[&(peer as u64)].0.lock().closed = true,
                 Act::Tick => { bench.lane.flush(); bench.lane.tick(); }
@@ -249,7 +102,7 @@ proptest! {
         for fake in bench.peers.values().cloned().collect::<Vec<_>>() {
             fake.0.lock().room = usize::MAX;
             let key = fake.0.lock().key.unwrap();
-            bench.lane.ready(key, false);
+            bench.lane.ready(key, WRITABLE);
         }
         for (id, owed) in owed {
             let got = heard(&bench.peers[&id]);
@@ -348,7 +201,8 @@ fn who_is_too_far_behind_or_of_another_log_is_sent_back() {
             keeper: Box::new(Kept(fake.clone())),
         };
         let (id, grants, expires_at) = (ConnectionId(9), grants.into(), u64::MAX);
-        let register = Register { id, grants, seat, from, generation, until_done: None, expires_at };
+        let (holder, edition) = (Arc::new(Stream::default()), 0);
+        let register = Register { id, grants, seat, from, generation, until_done: None, expires_at, holder, edition };
         bench.lane.take(LaneMessage::Register(Box::new(register)));
         assert_eq!(fake.0.lock().back.clone().map(|(_, why)| why), Some(why));
     }
@@ -363,8 +217,8 @@ fn a_drain_and_a_stop_end_every_stream_and_leave_nothing() {
     assert_eq!(drained.0.lock().ended, Some(CloseReason::Drain));
     let late = bench.connect(2, &[1], usize::MAX, false);
     assert_eq!(late.0.lock().ended, Some(CloseReason::Drain), "who comes now has missed its slot");
-    bench.lane.ready(drained.0.lock().key.unwrap(), true);
-    bench.lane.ready(late.0.lock().key.unwrap(), true);
+    bench.lane.ready(drained.0.lock().key.unwrap(), GONE);
+    bench.lane.ready(late.0.lock().key.unwrap(), GONE);
     assert_eq!((bench.lane.registry.len(), bench.lane.registry.topics()), (0, 0));
 }
 

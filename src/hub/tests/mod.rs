@@ -1,8 +1,14 @@
 //! The hub's parts against models.
 
+mod bench;
+mod edits;
 mod lane;
 mod outbox;
 mod registry;
+
+use std::sync::LazyLock;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
 
 use crate::event::Channel;
 use crate::event::Cursor;
@@ -11,7 +17,9 @@ use crate::event::Epoch;
 use crate::event::Event;
 use crate::event::EventName;
 use crate::event::Fingerprint;
+use crate::event::Id;
 use crate::event::LogId;
+use crate::hub::Holder;
 
 fn event(n: u64, channel: u8, delivery: Delivery, size: usize) -> Event {
     Event {
@@ -26,6 +34,28 @@ fn event(n: u64, channel: u8, delivery: Delivery, size: usize) -> Event {
 
 fn cursor(n: u64) -> Cursor {
     Cursor { epoch: Epoch(1), at: LogId { ms: n, seq: 0 }, print: Fingerprint(n) }
+}
+
+/// A stream that is edited as the test says.
+#[derive(Debug, Default)]
+struct Stream {
+    edition: AtomicU32,
+    applied: AtomicU32,
+}
+
+impl Holder for Stream {
+    fn user(&self) -> &Id {
+        static ADA: LazyLock<Id> = LazyLock::new(|| Id::parse("ada").unwrap());
+        &ADA
+    }
+
+    fn edition(&self) -> u32 {
+        self.edition.load(Ordering::Relaxed)
+    }
+
+    fn applied(&self, edition: u32) {
+        self.applied.store(edition, Ordering::Relaxed);
+    }
 }
 
 #[test]

@@ -208,6 +208,21 @@ impl TestApp {
         answer.json()
     }
 
+    /// Edits an open stream as a user.
+    pub async fn patch(&self, user: &str, stream: &str, body: &Value) -> http::Response {
+        let token = format!("Bearer {}", tokens::for_user(user));
+        let headers = [("Authorization", token.as_str()), ("Content-Type", "application/json")];
+        let path = format!("/v1/streams/{stream}");
+        http::request(self.addr, "PATCH", &path, &headers, body.to_string().as_bytes()).await
+    }
+
+    /// Waits until changes of the database are announced to this instance.
+    pub async fn until_announced(&self) {
+        let changes = self.app.shared.sessions.authorizer.changes();
+        eventually("changes are announced", Duration::from_secs(10), async || changes.are_announced().then_some(()))
+            .await;
+    }
+
     /// The value of a gauge or counter with exactly these labels.
     pub fn metric(&self, line: &str) -> f64 {
         let text = String::from_utf8(self.app.shared.metrics.render()).unwrap();
