@@ -27,6 +27,20 @@ pub enum CloseReason {
     ClientGone,
     /// Cut on purpose (the demo's button).
     Cut,
+    /// The client broke the rules of WebSocket framing (RFC 6455 §7.4.1: 1002).
+    BadFrame,
+    /// The client sent a kind of message that is not understood (1003).
+    BadKind,
+    /// The client sent text that is none (1007).
+    BadText,
+    /// The client sent more at once than is taken (1009).
+    TooBig,
+    /// The client sent more messages than is taken.
+    TooMuch,
+    /// The client said that it leaves.
+    Closed,
+    /// Another request of the same stream has taken its place.
+    Superseded,
     /// A dependency is away while the stream is opened; said by `problem`.
     Problem,
 }
@@ -47,6 +61,13 @@ impl CloseReason {
             Self::Shutdown => "shutdown",
             Self::ClientGone => "client_gone",
             Self::Cut => "cut",
+            Self::BadFrame => "bad_frame",
+            Self::BadKind => "bad_kind",
+            Self::BadText => "bad_text",
+            Self::TooBig => "too_big",
+            Self::TooMuch => "too_much",
+            Self::Closed => "closed",
+            Self::Superseded => "superseded",
             Self::Problem => "problem",
         }
     }
@@ -55,10 +76,11 @@ impl CloseReason {
     #[must_use]
     pub fn code(self) -> Option<Code> {
         match self {
-            Self::Done => None,
+            Self::Done | Self::Closed | Self::Superseded => None,
+            Self::BadFrame | Self::BadKind | Self::BadText | Self::TooBig => Some(Code::InvalidMessage),
             Self::TokenExpired | Self::Disabled => Some(Code::AuthRequired),
             Self::Revoked | Self::Gone => Some(Code::PermissionDenied),
-            Self::Slow => Some(Code::RateLimitExceeded),
+            Self::Slow | Self::TooMuch => Some(Code::RateLimitExceeded),
             Self::Drain | Self::Overloaded | Self::Shutdown | Self::ClientGone | Self::Cut | Self::Problem => {
                 Some(Code::ConnectionLost)
             }
@@ -70,7 +92,8 @@ impl CloseReason {
     pub fn reconnect(self) -> bool {
         match self {
             Self::Slow | Self::Drain | Self::Overloaded | Self::Shutdown => true,
-            Self::ClientGone | Self::Cut | Self::Problem => true,
+            Self::ClientGone | Self::Cut | Self::Problem | Self::TooMuch => true,
+            Self::BadFrame | Self::BadKind | Self::BadText | Self::TooBig | Self::Closed | Self::Superseded => false,
             Self::Done | Self::TokenExpired | Self::Revoked | Self::Gone | Self::Disabled => false,
         }
     }
@@ -78,6 +101,6 @@ impl CloseReason {
     /// Whether the client is told by an `end` event.
     #[must_use]
     pub fn is_said(self) -> bool {
-        !matches!(self, Self::ClientGone | Self::Cut | Self::Problem)
+        !matches!(self, Self::ClientGone | Self::Cut | Self::Problem | Self::Closed)
     }
 }

@@ -30,7 +30,12 @@ impl<P: Port> Lane<P> {
         connection.holder.applied(edit.edition);
         self.leave_channels(key, &edit.leave);
         let mut frames = edit.say;
-        self.join_channels(key, edit.join, &mut frames);
+        if edit.recall {
+            // Its place is yet to be found; until then nothing of the channels may be told.
+            frames.extend(edit.join.into_iter().map(|join| Frame::control("subscribed", join.said, None)));
+        } else {
+            self.join_channels(key, edit.join, &mut frames);
+        }
         if let Some(expires_at) = edit.expires_at {
             self.expires(key, expires_at);
         }

@@ -20,6 +20,8 @@ pub enum Format {
     Sse,
     /// The same as a chunk of an HTTP/1.1 body
     SseChunk,
+    /// A text frame of a WebSocket
+    WebSocket,
 }
 
 /// A frame. Cheap to clone: everything is shared.
@@ -38,6 +40,7 @@ struct Parts {
     accepted_us: u64,
     sse: OnceLock<Bytes>,
     chunk: OnceLock<Bytes>,
+    websocket: OnceLock<Bytes>,
 }
 
 impl Frame {
@@ -54,7 +57,18 @@ impl Frame {
             accepted_us: 0,
             sse: OnceLock::new(),
             chunk: OnceLock::new(),
+            websocket: OnceLock::new(),
         }))
+    }
+
+    /// Something for one WebSocket alone, in the bytes in which it goes out.
+    #[must_use]
+    pub fn verbatim(bytes: Bytes) -> Self {
+        let mut frame = Self::control("message", "", None);
+        if let Some(parts) = Arc::get_mut(&mut frame.0) {
+            parts.websocket = OnceLock::from(bytes);
+        }
+        frame
     }
 
     /// A frame of the protocol that says only where the log is, and when that was.
@@ -102,6 +116,7 @@ impl Frame {
             accepted_us,
             sse: OnceLock::new(),
             chunk: OnceLock::new(),
+            websocket: OnceLock::new(),
         }))
     }
 
@@ -150,7 +165,8 @@ impl Frame {
     /// Bytes that it takes in a queue, roughly those on the wire.
     #[must_use]
     pub fn weight(&self) -> usize {
-        self.0.data.len() + self.0.name.as_str().len() + 80
+        let verbatim = self.0.websocket.get().filter(|_| self.0.data.is_empty()).map_or(0, Bytes::len);
+        verbatim + self.0.data.len() + self.0.name.as_str().len() + 80
     }
 
     /// The bytes in a format, made by `encode` the first time that anybody asks.
@@ -158,6 +174,7 @@ impl Frame {
         match format {
             Format::Sse => self.0.sse.get_or_init(|| encode(self)).clone(),
             Format::SseChunk => self.0.chunk.get_or_init(|| encode(self)).clone(),
+            Format::WebSocket => self.0.websocket.get_or_init(|| encode(self)).clone(),
         }
     }
 }

@@ -4,5 +4,6 @@
 
 pub mod plain;
 pub mod sse;
+pub mod ws;
 #[cfg(test)]
 mod tests;

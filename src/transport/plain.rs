@@ -32,11 +32,11 @@ use crate::session::Step;
 use crate::transport::sse;
 
 /// A client that takes nothing of its replay for so long is cut.
-const STALLED_MAX: Duration = Duration::from_secs(30);
+pub(super) const STALLED_MAX: Duration = Duration::from_secs(30);
 /// Bytes of a replay that are gathered for one write.
-const UNSENT_BYTES: usize = 16 * 1024;
+pub(super) const UNSENT_BYTES: usize = 16 * 1024;
 /// How long a client may take to close after it was told why it can't be served.
-const END_UNREAD_MAX: Duration = Duration::from_secs(5);
+pub(super) const END_UNREAD_MAX: Duration = Duration::from_secs(5);
 /// The last chunk of a body (RFC 9112 §7.1).
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 

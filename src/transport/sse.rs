@@ -122,14 +122,28 @@ fn join<'a>(first: &Frame, rest: impl Iterator<Item = &'a Frame>) -> Bytes {
     out.freeze()
 }
 
-pub(super) fn end(reason: CloseReason) -> Bytes {
-    let retry_after_ms = if reason.reconnect() { fastrand::u64(100..1000) } else { 0 };
+/// How soon a client that is to come back may do so, jittered, in milliseconds.
+fn retry_after(reason: CloseReason) -> u64 {
+    if reason.reconnect() { fastrand::u64(100..1000) } else { 0 }
+}
+
+fn end_object(reason: CloseReason, retry_after_ms: u64) -> String {
     let code = reason.code().map_or("null".to_owned(), |code| format!("\"{}\"", code.as_str()));
     let (word, reconnect) = (reason.as_str(), reason.reconnect());
-    let data = format!(
-        "{{\"reason\":\"{word}\",\"code\":{code},\"reconnect\":{reconnect},\"retryAfterMs\":{retry_after_ms},\"timestamp\":\"{}\"}}",
-        clock::rfc3339(clock::now_us()),
-    );
+    let now = clock::rfc3339(clock::now_us());
+    format!(
+        "{{\"reason\":\"{word}\",\"code\":{code},\"reconnect\":{reconnect},\"retryAfterMs\":{retry_after_ms},\"timestamp\":\"{now}\"}}",
+    )
+}
+
+/// The data of `end`, if a client is told of this reason.
+pub(super) fn end_data(reason: CloseReason) -> Option<String> {
+    reason.is_said().then(|| end_object(reason, retry_after(reason)))
+}
+
+pub(super) fn end(reason: CloseReason) -> Bytes {
+    let retry_after_ms = retry_after(reason);
+    let data = end_object(reason, retry_after_ms);
     let mut out = BytesMut::new();
     if reason.reconnect() {
         // A bare EventSource knows only this line.
