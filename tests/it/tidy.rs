@@ -18,7 +18,7 @@ const IMPORTS: &[(&str, &str)] = &[
     ("config", ""),
     ("jobs", "event"),
     ("telemetry", "config"),
-    ("limits", "config error telemetry"),
+    ("limits", "event config error"),
     ("store", "event config telemetry jobs"),
     ("auth", "event config telemetry store error cache"),
     ("broker", "event config telemetry jobs"),
