@@ -18,17 +18,15 @@ use crate::auth::Authenticator;
 use crate::auth::Authorizer;
 use crate::auth::Directory;
 use crate::auth::TokenVerifier;
+use crate::broker;
 use crate::broker::Broker;
-use crate::broker::BrokerError;
-use crate::broker::MemoryBroker;
+use crate::broker::BrokerSetupError;
 use crate::broker::Outputs;
 use crate::broker::RedisBroker;
-use crate::broker::RedisSettings;
 use crate::broker::TailMessage;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::event::Entry;
-use crate::event::WindowLimits;
 use crate::http;
 use crate::http::AppState;
 use crate::http::ListenerLimits;
@@ -43,6 +41,7 @@ use crate::ingest::Ingest;
 use crate::ingest::Judged;
 use crate::ingest::Members;
 use crate::jobs::TerminalStatuses;
+use crate::limits::RateLimits;
 use crate::session::ROW_AGE_MAX;
 use crate::session::Sessions;
 use crate::store::Store;
@@ -77,6 +76,15 @@ pub enum StartError {
     /// Something that is needed is away.
     #[error("{0}")]
     Unavailable(String),
+}
+
+impl From<BrokerSetupError> for StartError {
+    fn from(error: BrokerSetupError) -> Self {
+        match error {
+            BrokerSetupError::Url => Self::Settings(error.to_string()),
+            BrokerSetupError::Unreachable(_) => Self::Unavailable(error.to_string()),
+        }
+    }
 }
 
 /// A running instance.
@@ -134,9 +142,9 @@ impl App {
         let verifier = TokenVerifier::new(&config).map_err(|error| StartError::Settings(error.to_string()))?;
         let store = Store::open(&config, &metrics).await.map_err(|error| unreachable_store(&error))?;
         let terminal = TerminalStatuses::new(config.terminal_statuses.clone());
-        let broker = build_broker(&config, &terminal, &metrics).await?;
+        let broker = Broker::connect(&config, &terminal, &metrics).await?;
         let (tasks, stop, stop_listening) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
-        let window = Window::new(window_limits(&config), config.log_retention);
+        let window = Window::new(broker::window_limits(&config), config.log_retention);
         let outbox = OutboxLimits { events_max: config.outbox_events_max, bytes_max: config.outbox_bytes_max };
         let lane = LaneSettings { heartbeat: config.heartbeat_interval, outbox };
         let hub = Hub::start(lanes(&config), &lane, window, &metrics, &tasks, &stop)
@@ -152,6 +160,7 @@ impl App {
         let members = Members::new(broker.redis().map_or(1, RedisBroker::node));
         start_line(&config, &hub, &ingest, &members, &tasks, &stop);
         let users = Arc::new(Directory::new(store.clone(), &config));
+        let tickets = broker.tickets();
         let sessions = Arc::new(Sessions {
             hub,
             broker,
@@ -165,11 +174,13 @@ impl App {
             known_rows: Cache::new(KNOWN_STATES_MAX, ROW_AGE_MAX),
             heartbeat_ms: u64::try_from(config.heartbeat_interval.as_millis()).unwrap_or(u64::MAX),
         });
-        let authenticator = Authenticator::new(verifier, users, &config, &metrics);
+        let authenticator = Authenticator::new(verifier, users, tickets, &config, &metrics);
+        let limits = RateLimits::new(&config);
         let shared = Arc::new(http::Shared {
             sessions,
             ingest,
             authenticator,
+            limits,
             members,
             metrics,
             config,
@@ -273,40 +284,6 @@ fn lanes(config: &Config) -> usize {
     if config.lanes > 0 { config.lanes } else { cores() }
 }
 
-fn window_limits(config: &Config) -> WindowLimits {
-    WindowLimits { entries_max: config.window_entries_max, bytes_max: config.window_bytes_max }
-}
-
-async fn build_broker(config: &Config, terminal: &TerminalStatuses, metrics: &Metrics) -> Result<Broker, StartError> {
-    if config.redis_url.expose().is_empty() {
-        metrics.broker_up.set(1);
-        return Ok(Broker::Memory(MemoryBroker::new(terminal.clone())));
-    }
-    let settings = RedisSettings {
-        url: config.redis_url.clone(),
-        prefix: config.redis_prefix.clone(),
-        job_updates_channel: config.job_updates_channel.clone(),
-        retention: config.log_retention,
-        entries_max: config.log_entries_max,
-        window: window_limits(config),
-    };
-    let wrong = |_| StartError::Settings("REDIS_URL: not a URL of Redis; use redis://host:6379".to_owned());
-    let broker = RedisBroker::new(settings, terminal.clone(), metrics.clone()).map_err(wrong)?;
-    let risks = broker.check().await.map_err(|error| unreachable_redis(&error))?;
-    for risk in risks {
-        tracing::warn!(code = risk, "this Redis may forget; see docs/operations.md");
-    }
-    Ok(Broker::Redis(broker))
-}
-
-fn unreachable_redis(error: &BrokerError) -> StartError {
-    let cause = std::error::Error::source(error).map_or(error.to_string(), ToString::to_string);
-    let line = cause.replace(['\n', '\r'], " ");
-    StartError::Unavailable(format!(
-        "REDIS_URL: can't use this Redis: {line}; check host, port and password, and that it runs"
-    ))
-}
-
 /// Starts the tasks between the broker and the hub.
 fn start_line(
     config: &Config,
@@ -321,6 +298,7 @@ fn start_line(
     let (raw, raw_messages) = mpsc::channel(GROUPS_MAX);
     let (judged, judgements) = mpsc::channel(READS_MAX);
     let broker = ingest.broker.clone();
+    let told = tail.clone();
     let outputs = Outputs { tail, raw };
     let stopping = stop.clone();
     tasks.spawn(async move { broker.run(outputs, stopping).await });
@@ -333,7 +311,7 @@ fn start_line(
     let judged = ingest.broker.redis().map(|_| judged);
     tasks.spawn(pump(tail_messages, hub.clone(), judged, writeback));
     if let Some(redis) = ingest.broker.redis() {
-        tasks.spawn(ingest::run_raw(ingest.clone(), members.clone(), raw_messages, judgements, stop.clone()));
+        tasks.spawn(ingest::run_raw(ingest.clone(), members.clone(), raw_messages, judgements, told, stop.clone()));
         tasks.spawn(ingest::run_inbox(ingest.clone(), redis.clone(), stop.clone()));
     }
 }

@@ -20,6 +20,7 @@ use crate::broker::KnownJob;
 use crate::broker::Once;
 use crate::broker::Outputs;
 use crate::broker::TailMessage;
+use crate::broker::tickets::MemoryTickets;
 use crate::clock;
 use crate::event::Channel;
 use crate::event::Cursor;
@@ -52,6 +53,7 @@ pub struct MemoryBroker {
     epoch: Epoch,
     terminal: TerminalStatuses,
     inner: Arc<Mutex<Inner>>,
+    tickets: Arc<MemoryTickets>,
 }
 
 #[derive(Debug)]
@@ -128,7 +130,11 @@ impl MemoryBroker {
             source: LogId::ZERO,
             tail: None,
         };
-        Self { epoch: Epoch(fastrand::u64(1..)), terminal, inner: Arc::new(Mutex::new(inner)) }
+        Self { epoch: Epoch(fastrand::u64(1..)), terminal, inner: Arc::new(Mutex::new(inner)), tickets: Arc::default() }
+    }
+
+    pub(super) fn tickets(&self) -> Arc<MemoryTickets> {
+        Arc::clone(&self.tickets)
     }
 
     pub(super) fn epoch(&self) -> Epoch {
@@ -210,7 +216,8 @@ impl Inner {
         if let Some(Answer::Applied(cursor)) = name.and_then(|name| self.once.get(name)) {
             return (cursor, None);
         }
-        let entry = self.entry(Some(append.event.clone()), None);
+        let heard = append.once.raw().zip(Id::parse(append.event.channel.id()).ok()).map(|(raw, id)| (id, raw));
+        let entry = self.entry(Some(append.event.clone()), heard);
         let cursor = Cursor { epoch, at: entry.id, print: entry.print };
         if let Some(name) = name {
             self.once.put(name.to_owned(), Answer::Applied(cursor));

@@ -9,21 +9,21 @@ use axum::http::Response;
 use axum::http::StatusCode;
 use axum::http::Uri;
 use axum::http::header;
-use axum::http::uri::Authority;
 use axum::response::IntoResponse as _;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::Caller;
-use crate::auth::Credentials;
 use crate::auth::Principal;
-use crate::clock;
 use crate::error::ApiError;
 use crate::event::Channel;
 use crate::event::Id;
 use crate::event::Kind;
 use crate::http::AppState;
 use crate::http::answer;
+use crate::http::caller::InQuery;
+use crate::http::caller::SetCookie;
+use crate::http::caller::reader;
+use crate::http::caller::streamer;
 use crate::session::ME;
 use crate::session::Opened;
 use crate::session::Request;
@@ -50,6 +50,12 @@ struct Query {
     ticket: Vec<String>,
 }
 
+impl Query {
+    fn credentials(&self) -> InQuery<'_> {
+        InQuery { tokens: &self.token, tickets: &self.ticket }
+    }
+}
+
 /// What the client wants back.
 enum Wanted {
     Stream,
@@ -66,6 +72,7 @@ enum Wanted {
         ("until" = Option<String>, Query, description = "`done`: the stream ends with its jobs"),
         ("observe" = Option<String>, Query, description = "`1`: presence channels are watched without joining"),
         ("token" = Option<String>, Query, description = "A token, where ALLOW_QUERY_TOKEN allows it"),
+        ("ticket" = Option<String>, Query, description = "A ticket of POST /v1/tickets"),
         ("Last-Event-ID" = Option<String>, Header, description = "A cursor"),
     ),
     responses(
@@ -86,16 +93,28 @@ pub(super) async fn open(
     extensions: Extensions,
     headers: HeaderMap,
 ) -> Response<Body> {
+    let mut set_cookie = SetCookie::default();
+    let response = respond(&shared, &uri, &extensions, &headers, &mut set_cookie).await;
+    set_cookie.on(response)
+}
+
+async fn respond(
+    shared: &AppState,
+    uri: &Uri,
+    extensions: &Extensions,
+    headers: &HeaderMap,
+    set_cookie: &mut SetCookie,
+) -> Response<Body> {
     let transport = "sse";
     let count = |status: &str| shared.metrics.connections.with_label_values(&[transport, status]).inc();
-    let wanted = match wanted(&headers) {
+    let wanted = match wanted(headers) {
         Ok(wanted) => wanted,
         Err(error) => return error.into_response(),
     };
     let opened = match wanted {
-        Wanted::Stream if is_full(&shared) => Err(ApiError::unavailable("overloaded")),
+        Wanted::Stream if is_full(shared) => Err(ApiError::unavailable("overloaded")),
         _ if shared.is_draining() => Err(ApiError::unavailable("draining")),
-        _ => open_session(&shared, &uri, &headers).await,
+        _ => open_session(shared, uri, headers, set_cookie).await,
     };
     match (opened, wanted) {
         (Ok(Opened::NothingLeft), _) => StatusCode::NO_CONTENT.into_response(),
@@ -116,7 +135,7 @@ pub(super) async fn open(
                 503 if error.reason == Some("overloaded") => "limited",
                 _ => "error",
             });
-            refuse(&error, &wanted, &headers)
+            refuse(&error, &wanted, headers)
         }
     }
 }
@@ -136,9 +155,14 @@ fn is_full(shared: &AppState) -> bool {
     usize::try_from(open).unwrap_or(0) >= shared.config.max_connections
 }
 
-async fn open_session(shared: &AppState, uri: &Uri, headers: &HeaderMap) -> Result<Opened, ApiError> {
+async fn open_session(
+    shared: &AppState,
+    uri: &Uri,
+    headers: &HeaderMap,
+    set_cookie: &mut SetCookie,
+) -> Result<Opened, ApiError> {
     let query = parse_query(uri)?;
-    let principal = principal(shared, uri, headers, &query).await?;
+    let principal = streamer(shared, uri, headers, query.credentials(), set_cookie).await?;
     let channels = requested(&query.channels, &principal, shared.config.channels_max)?;
     let until_done = match query.until.as_deref() {
         None => false,
@@ -157,19 +181,6 @@ async fn open_session(shared: &AppState, uri: &Uri, headers: &HeaderMap) -> Resu
 fn parse_query(uri: &Uri) -> Result<Query, ApiError> {
     let parsed = axum_extra::extract::Query::try_from_uri(uri);
     parsed.map(|axum_extra::extract::Query(query)| query).map_err(|_| ApiError::invalid("query"))
-}
-
-async fn principal(shared: &AppState, uri: &Uri, headers: &HeaderMap, query: &Query) -> Result<Principal, ApiError> {
-    if !query.ticket.is_empty() {
-        return Err(ApiError::auth("ticket_unknown"));
-    }
-    let tokens = query.token.iter().map(String::as_str);
-    let credentials = Credentials::from_request(headers, tokens).with_authority(uri.authority().map(Authority::as_str));
-    let caller = shared.authenticator.authenticate(&credentials, clock::now_s()).await;
-    match caller.map_err(|failure| failure.to_api_error())? {
-        Caller::User(principal) => Ok(principal),
-        Caller::Service => Err(ApiError::denied()),
-    }
 }
 
 /// The names of the request, without repetitions, `user.me` resolved.
@@ -265,7 +276,7 @@ pub(super) async fn job(
     headers: HeaderMap,
 ) -> Result<Response<Body>, ApiError> {
     let query = parse_query(&uri)?;
-    let principal = principal(&shared, &uri, &headers, &query).await?;
+    let principal = reader(&shared, &uri, &headers, query.credentials()).await?;
     let id = Id::parse(&id).map_err(|_| ApiError::not_found())?;
     let state = shared.sessions.job(&principal, &id).await?;
     Ok(answer::json(StatusCode::OK, state.to_string()))

@@ -1,6 +1,7 @@
 //! Routes, the order of the layers around them, and the listeners.
 
 mod answer;
+mod caller;
 mod events;
 mod health;
 mod ingest;
@@ -8,6 +9,7 @@ mod listener;
 mod observe;
 mod openapi;
 mod takeover;
+mod tickets;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -36,6 +38,7 @@ use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::ingest::Ingest;
 use crate::ingest::Members;
+use crate::limits::RateLimits;
 use crate::session::Sessions;
 use crate::telemetry::Metrics;
 
@@ -48,6 +51,8 @@ pub struct Shared {
     pub ingest: Ingest,
     /// Who is asking.
     pub authenticator: Authenticator,
+    /// How much somebody may ask for at a time.
+    pub limits: RateLimits,
     /// Which nodes are alive.
     pub members: Members,
     /// Metrics.
@@ -79,6 +84,7 @@ pub fn router(shared: &AppState, extra: Router<AppState>) -> Router {
         .route("/v1/jobs/{id}/updates", post(ingest::job_update))
         .route("/v1/publish", post(ingest::publish))
         .route("/v1/publish/batch", post(ingest::publish_batch))
+        .route("/v1/tickets", post(tickets::issue))
         .route("/health", get(health::health))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))

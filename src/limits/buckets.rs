@@ -18,8 +18,9 @@ use crate::event::Id;
 pub(super) const BUCKETS_MAX: usize = 65_536;
 /// Parts under a lock of their own: two requests rarely meet.
 const SHARDS: usize = 64;
-/// A shard is swept when it has so many, or twice as many as the last sweep left.
+/// A shard is swept when it has so many, or twice as many as the last sweep left, and when a new bucket comes after so long.
 const SWEEP_MIN: usize = 64;
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// A bucket that would be full in less is swept only later: `governor` reads the clock a moment before we do.
 const SWEEP_MARGIN: Duration = Duration::from_millis(1);
 
@@ -57,6 +58,7 @@ struct Shard {
     full_at: HashMap<Id, Nanos>,
     /// Sweep when there are so many.
     sweep_at: usize,
+    swept: Duration,
 }
 
 impl Buckets {
@@ -106,9 +108,11 @@ impl StateStore for Buckets {
 
 impl Shard {
     fn make_room(&mut self, now: Duration) {
-        if self.full_at.len() < self.sweep_at.clamp(SWEEP_MIN, BUCKETS_MAX / SHARDS) {
+        let few = self.full_at.len() < self.sweep_at.clamp(SWEEP_MIN, BUCKETS_MAX / SHARDS);
+        if few && now < self.swept + SWEEP_EVERY {
             return;
         }
+        self.swept = now;
         let now = Nanos::from(now.saturating_sub(SWEEP_MARGIN));
         self.full_at.retain(|_, full_at| *full_at > now);
         if self.full_at.len() >= BUCKETS_MAX / SHARDS {
