@@ -36,6 +36,12 @@ pub struct TicketHash(Box<str>);
 pub struct CookieHash(Box<str>);
 
 impl TicketHash {
+    /// Of a ticket.
+    #[must_use]
+    pub fn of(ticket: &str) -> Self {
+        Self(sha256_hex(&[ticket]).into())
+    }
+
     /// Hex digits.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -44,6 +50,12 @@ impl TicketHash {
 }
 
 impl CookieHash {
+    /// Of a ticket and its cookie.
+    #[must_use]
+    pub fn of(ticket: &str, cookie: &str) -> Self {
+        Self(sha256_hex(&[ticket, cookie]).into())
+    }
+
     /// Hex digits.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -111,7 +123,7 @@ impl Ticket {
     pub(super) fn parse(text: &str) -> Option<Self> {
         let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
         let good = text.len() == RANDOM_BYTES * 2 && text.bytes().all(digit);
-        good.then(|| Self { text: text.to_owned(), hash: TicketHash(sha256_hex(&[text]).into()) })
+        good.then(|| Self { text: text.to_owned(), hash: TicketHash::of(text) })
     }
 
     fn random() -> Option<Self> {
@@ -125,7 +137,7 @@ impl Ticket {
 
     /// Ticket and cookie prove each other, and what the cookie says of its holder.
     fn cookie_hash(&self, cookie: &str) -> CookieHash {
-        CookieHash(sha256_hex(&[&self.text, cookie]).into())
+        CookieHash::of(&self.text, cookie)
     }
 }
 
