@@ -172,12 +172,7 @@ impl Authenticator {
     }
 
     /// The cookie of a spent ticket, or else a ticket that is not spent yet.
-    async fn by_ticket(
-        &self,
-        text: &str,
-        credentials: &Credentials<'_>,
-        now: u64,
-    ) -> Result<Admitted, AuthFailure> {
+    async fn by_ticket(&self, text: &str, credentials: &Credentials<'_>, now: u64) -> Result<Admitted, AuthFailure> {
         let ticket = Ticket::parse(text).ok_or(AuthFailure::TicketUnknown)?;
         let cookie = credentials.cookie_named(&ticket.cookie_name())?;
         if let Some(holder) = self.tickets.behind_cookie(&ticket, cookie).await? {
@@ -203,11 +198,7 @@ impl Authenticator {
         }
     }
 
-    fn principal(
-        holder: &Holder,
-        found: Result<Found, StoreError>,
-        now: u64,
-    ) -> Result<Principal, AuthFailure> {
+    fn principal(holder: &Holder, found: Result<Found, StoreError>, now: u64) -> Result<Principal, AuthFailure> {
         if now >= holder.expires_at.saturating_add(LEEWAY_S) {
             return Err(AuthFailure::TokenExpired);
         }

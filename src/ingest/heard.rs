@@ -189,7 +189,8 @@ impl HeardQueue {
         let before = self.held;
         let old = |heard: &Heard| now >= heard.heard_at + HELD_AGE_MAX;
         let aged = |queue: &Queue| queue.items.front().is_some_and(old);
-        let due = |queue: &Queue| !queue.listed && queue.items.front().is_some_and(|heard| now >= heard.heard_at + HOLD);
+        let due =
+            |queue: &Queue| !queue.listed && queue.items.front().is_some_and(|heard| now >= heard.heard_at + HOLD);
         let aged: Vec<Id> = self.queues.iter().filter(|(_, queue)| aged(queue)).map(|(id, _)| id.clone()).collect();
         aged.iter().for_each(|resource| self.remove(resource, old));
         let due: Vec<Id> = self.queues.iter().filter(|(_, queue)| due(queue)).map(|(id, _)| id.clone()).collect();

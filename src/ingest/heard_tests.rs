@@ -170,7 +170,9 @@ impl World {
                 self.look();
             }
             Step::Batch(at) => {
-                let Some(able) = self.nodes.get(at).filter(|node| node.alive && node.under_way.is_empty()) else { return };
+                let Some(able) = self.nodes.get(at).filter(|node| node.alive && node.under_way.is_empty()) else {
+                    return;
+                };
                 let _: &Node = able;
                 let mut queue = std::mem::take(&mut self.nodes[at].queue);
                 self.nodes[at].under_way = queue.next_batch(|resource| self.owner(resource) == at, now);
@@ -199,9 +201,8 @@ impl World {
             }
             // One that has heard everything stays.
             Step::Kill(at) => {
-                let keeps = (0..self.nodes.len()).any(|other| {
-                    other != at && self.nodes[other].alive && self.nodes[other].caught_up
-                });
+                let keeps = (0..self.nodes.len())
+                    .any(|other| other != at && self.nodes[other].alive && self.nodes[other].caught_up);
                 if let Some(node) = self.nodes.get_mut(at).filter(|_| keeps) {
                     node.alive = false;
                 }

@@ -47,7 +47,8 @@ async fn world(rate: u32) -> World {
 
 #[tokio::test]
 async fn publishing_and_tickets_are_one_budget() {
-    let app = world(1).await.start().await;
+    let world = world(1).await;
+    let app = world.start().await;
     for turn in 0..10 {
         let authorization = format!("Bearer {}", tokens::for_user("ada"));
         let answer = match turn % 2 {
@@ -74,7 +75,8 @@ async fn publishing_and_tickets_are_one_budget() {
 
 #[tokio::test]
 async fn a_batch_costs_its_items() {
-    let app = world(10).await.start().await;
+    let world = world(10).await;
+    let app = world.start().await;
     let ada = format!("Bearer {}", tokens::for_user("ada"));
     assert_eq!(batch(&app, &ada, 90).await.status, 202);
     assert_limited(&batch(&app, &ada, 90).await, 8000);
@@ -90,14 +92,15 @@ async fn a_batch_costs_its_items() {
 
 #[tokio::test]
 async fn back_ends_have_another_budget_and_updates_of_jobs_none() {
-    let app = world(1).await.start().await;
+    let (limited, free) = (world(1).await, world(0).await);
+    let app = limited.start().await;
     let key = format!("ApiKey {API_KEY}");
     assert_eq!(batch(&app, &key, 1000).await.status, 202);
     assert_limited(&batch(&app, &key, 1000).await, 10_000);
     for n in 0..30 {
         app.progress("job", n).await;
     }
-    let unlimited = world(0).await.start().await;
+    let unlimited = free.start().await;
     let ada = format!("Bearer {}", tokens::for_user("ada"));
     for _ in 0..3 {
         assert_eq!(batch(&unlimited, &ada, 1000).await.status, 202);

@@ -94,7 +94,8 @@ async fn a_message_that_two_instances_hear_is_one_event() {
     let mut client = server.client().await;
     for n in 1..=400 {
         let at = if n % 4 == 0 { "user.ada" } else { "docs.d1" };
-        let heard: i64 = redis::cmd("PUBLISH").arg(channel).arg(numbered(at, n)).query_async(&mut client).await.unwrap();
+        let heard: i64 =
+            redis::cmd("PUBLISH").arg(channel).arg(numbered(at, n)).query_async(&mut client).await.unwrap();
         assert_eq!(heard, 2);
     }
     for stream in &mut streams {
@@ -188,7 +189,7 @@ async fn an_instance_that_is_killed_takes_no_event_with_it() {
     let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let mut streams = [survivor.stream("ada", "docs.d1,user.me").await];
     until_caught_up(&server, &world, &mut streams).await;
-    let mut n = 0;
+    let mut n = 0_u64;
     // One of them owns the document, the other the user, or one both: killed often enough, each is killed.
     for _ in 0..4 {
         let mut victim = Server::spawn(&env).await;

@@ -86,7 +86,8 @@ async fn b18_a_ticket_is_good_once_and_its_cookie_until_the_token_ends() {
             assert_eq!(again.until("ready").await[0].text("userId"), "ada");
         }
         let (name, value) = cookie.split_once('=').unwrap();
-        for wrong in [format!("{name}={}", value.replace("ada", "bob")), format!("{name}=x"), format!("other={value}")] {
+        for wrong in [format!("{name}={}", value.replace("ada", "bob")), format!("{name}=x"), format!("other={value}")]
+        {
             assert_eq!(open(&one, &first, &[("Cookie", &wrong)]).await.unwrap_err(), unknown(), "{wrong}");
         }
         let bare = http::request(one.addr, "GET", "/v1/events?channels=user.me", &[("Cookie", &cookie)], b"").await;
