@@ -17,16 +17,14 @@ use crate::auth::Authenticator;
 use crate::auth::Authorizer;
 use crate::auth::Directory;
 use crate::auth::TokenVerifier;
+use crate::broker;
 use crate::broker::Broker;
-use crate::broker::BrokerError;
-use crate::broker::MemoryBroker;
+use crate::broker::BrokerSetupError;
 use crate::broker::Outputs;
 use crate::broker::RedisBroker;
-use crate::broker::RedisSettings;
 use crate::broker::TailMessage;
 use crate::config::Config;
 use crate::event::Entry;
-use crate::event::WindowLimits;
 use crate::http;
 use crate::http::AppState;
 use crate::http::ListenerLimits;
@@ -41,6 +39,7 @@ use crate::ingest::Ingest;
 use crate::ingest::Judged;
 use crate::ingest::Members;
 use crate::jobs::TerminalStatuses;
+use crate::limits::RateLimits;
 use crate::session::LEEWAY_S;
 use crate::session::Sessions;
 use crate::store::Store;
@@ -73,6 +72,15 @@ pub enum StartError {
     /// Something that is needed is away.
     #[error("{0}")]
     Unavailable(String),
+}
+
+impl From<BrokerSetupError> for StartError {
+    fn from(error: BrokerSetupError) -> Self {
+        match error {
+            BrokerSetupError::Url => Self::Settings(error.to_string()),
+            BrokerSetupError::Unreachable(_) => Self::Unavailable(error.to_string()),
+        }
+    }
 }
 
 /// A running instance.
@@ -130,9 +138,9 @@ impl App {
         let verifier = TokenVerifier::new(&config).map_err(|error| StartError::Settings(error.to_string()))?;
         let store = Store::open(&config, &metrics).await.map_err(|error| unreachable_store(&error))?;
         let terminal = TerminalStatuses::new(config.terminal_statuses.clone());
-        let broker = build_broker(&config, &terminal, &metrics).await?;
+        let broker = Broker::connect(&config, &terminal, &metrics).await?;
         let (tasks, stop, stop_listening) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
-        let window = Window::new(window_limits(&config), config.log_retention);
+        let window = Window::new(broker::window_limits(&config), config.log_retention);
         let outbox = OutboxLimits { events_max: config.outbox_events_max, bytes_max: config.outbox_bytes_max };
         let lane = LaneSettings::new(config.heartbeat_interval, Duration::from_secs(LEEWAY_S), outbox);
         let hub = Hub::start(lanes(&config), &lane, window, &metrics, &tasks, &stop)
@@ -149,12 +157,14 @@ impl App {
         start_line(&config, &hub, &ingest, &members, &tasks, &stop);
         let users = Arc::new(Directory::new(store.clone(), &config));
         let authorizer = Arc::new(Authorizer::new(store.clone(), Arc::clone(&users), &config, &metrics));
+        let authenticator = Authenticator::new(verifier, users, broker.tickets(), &config, &metrics);
         let sessions = Arc::new(Sessions::new(hub, broker, store, authorizer, terminal, &config, &metrics));
-        let authenticator = Authenticator::new(verifier, users, &config, &metrics);
+        let limits = RateLimits::new(&config);
         let shared = Arc::new(http::Shared {
             sessions,
             ingest,
             authenticator,
+            limits,
             members,
             metrics,
             config,
@@ -202,9 +212,8 @@ impl App {
         self.leave.cancel();
         let within = self.shared.config.drain;
         self.shared.sessions.hub.drain(within * 4 / 5).await;
-        let active = self.shared.metrics.active_connections.with_label_values(&["sse"]);
         let deadline = Instant::now() + within;
-        while active.get() > 0 && Instant::now() < deadline {
+        while self.shared.sessions.lives.count() > 0 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         self.stop().await;
@@ -264,40 +273,6 @@ fn lanes(config: &Config) -> usize {
     if config.lanes > 0 { config.lanes } else { cores() }
 }
 
-fn window_limits(config: &Config) -> WindowLimits {
-    WindowLimits { entries_max: config.window_entries_max, bytes_max: config.window_bytes_max }
-}
-
-async fn build_broker(config: &Config, terminal: &TerminalStatuses, metrics: &Metrics) -> Result<Broker, StartError> {
-    if config.redis_url.expose().is_empty() {
-        metrics.broker_up.set(1);
-        return Ok(Broker::Memory(MemoryBroker::new(terminal.clone())));
-    }
-    let settings = RedisSettings {
-        url: config.redis_url.clone(),
-        prefix: config.redis_prefix.clone(),
-        job_updates_channel: config.job_updates_channel.clone(),
-        retention: config.log_retention,
-        entries_max: config.log_entries_max,
-        window: window_limits(config),
-    };
-    let wrong = |_| StartError::Settings("REDIS_URL: not a URL of Redis; use redis://host:6379".to_owned());
-    let broker = RedisBroker::new(settings, terminal.clone(), metrics.clone()).map_err(wrong)?;
-    let risks = broker.check().await.map_err(|error| unreachable_redis(&error))?;
-    for risk in risks {
-        tracing::warn!(code = risk, "this Redis may forget; see docs/operations.md");
-    }
-    Ok(Broker::Redis(broker))
-}
-
-fn unreachable_redis(error: &BrokerError) -> StartError {
-    let cause = std::error::Error::source(error).map_or(error.to_string(), ToString::to_string);
-    let line = cause.replace(['\n', '\r'], " ");
-    StartError::Unavailable(format!(
-        "REDIS_URL: can't use this Redis: {line}; check host, port and password, and that it runs"
-    ))
-}
-
 /// Starts the tasks between the broker and the hub.
 fn start_line(
     config: &Config,
@@ -312,6 +287,7 @@ fn start_line(
     let (raw, raw_messages) = mpsc::channel(GROUPS_MAX);
     let (judged, judgements) = mpsc::channel(READS_MAX);
     let broker = ingest.broker.clone();
+    let told = tail.clone();
     let outputs = Outputs { tail, raw };
     let stopping = stop.clone();
     tasks.spawn(async move { broker.run(outputs, stopping).await });
@@ -324,7 +300,7 @@ fn start_line(
     let judged = ingest.broker.redis().map(|_| judged);
     tasks.spawn(pump(tail_messages, hub.clone(), judged, writeback));
     if let Some(redis) = ingest.broker.redis() {
-        tasks.spawn(ingest::run_raw(ingest.clone(), members.clone(), raw_messages, judgements, stop.clone()));
+        tasks.spawn(ingest::run_raw(ingest.clone(), members.clone(), raw_messages, judgements, told, stop.clone()));
         tasks.spawn(ingest::run_inbox(ingest.clone(), redis.clone(), stop.clone()));
     }
 }

@@ -1,5 +1,7 @@
 //! What a client is told. Messages are constant sentences and never echo input.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 /// The six codes of protocol §8.
@@ -57,11 +59,13 @@ pub struct ApiError {
     pub field: Option<&'static str>,
     /// When to try again, in seconds.
     pub retry_after_s: Option<u32>,
+    /// The same in milliseconds, where it is known that well.
+    pub retry_after_ms: Option<u32>,
 }
 
 impl ApiError {
     const fn new(status: u16, code: Code, message: &'static str) -> Self {
-        Self { status, code, message, reason: None, field: None, retry_after_s: None }
+        Self { status, code, message, reason: None, field: None, retry_after_s: None, retry_after_ms: None }
     }
 
     /// 401 with a reason such as `token_expired`.
@@ -107,12 +111,36 @@ impl ApiError {
         error
     }
 
+    /// 429: too much; the same passes after so long.
+    #[must_use]
+    pub fn rate_limited(wait: Duration) -> Self {
+        // Rounded up: a client that comes back on the second must not be early.
+        let ms = wait.as_nanos().div_ceil(1_000_000).max(1);
+        let ms = u32::try_from(ms).unwrap_or(u32::MAX);
+        let mut error = Self::new(429, Code::RateLimitExceeded, "This is more than is allowed at a time.");
+        error.reason = Some("rate");
+        error.retry_after_s = Some(ms.div_ceil(1000));
+        error.retry_after_ms = Some(ms);
+        error
+    }
+
     /// 500: a fault of ours. The cause is in the log, never in the answer.
     #[must_use]
     pub const fn internal() -> Self {
         let mut error = Self::new(500, Code::ConnectionLost, "The service failed to do this.");
         error.reason = Some("internal");
         error
+    }
+
+    /// As a metric label: whoever asked may not, asked too much, or could not be served.
+    #[must_use]
+    pub fn outcome(&self) -> &'static str {
+        match self.status {
+            401 | 403 => "denied",
+            429 => "limited",
+            503 if self.reason == Some("overloaded") => "limited",
+            _ => "error",
+        }
     }
 
     /// The object of protocol §8.
@@ -140,7 +168,7 @@ impl ApiError {
             recoverable: self.code.recoverable(),
             reason: self.reason,
             field: self.field,
-            retry_after_ms: self.retry_after_s.map(|s| s.saturating_mul(1000)),
+            retry_after_ms: self.retry_after_ms.or(self.retry_after_s.map(|s| s.saturating_mul(1000))),
         };
         let wire = Wire { code: self.code, message: self.message, details, timestamp };
         serde_json::to_string(&wire).unwrap_or_default()

@@ -10,7 +10,7 @@
 //! * [`transport`] frames to bytes
 //! * [`http`] routes, layers, listeners
 //!
-//! Beside the line: [`auth`] who are you and what may you see, [`store`] what the database is asked.
+//! Beside the line: [`auth`] who are you and what may you see, [`store`] what the database is asked, [`limits`] how much at a time.
 //! Under everything: [`event`] the words, [`error`], [`config`], [`clock`], [`cache`], [`telemetry`].
 //! Above everything: [`app`] wiring, [`cli`] commands.
 
@@ -27,6 +27,7 @@ pub mod http;
 pub mod hub;
 pub mod ingest;
 pub mod jobs;
+pub mod limits;
 pub mod session;
 pub mod store;
 pub mod telemetry;

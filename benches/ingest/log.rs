@@ -41,6 +41,7 @@ pub(crate) async fn run(jobs: u64, count: u64, batch: usize) {
         url: Secret::new(redis.url.clone()),
         prefix: "bench".to_owned(),
         job_updates_channel: "job-updates".to_owned(),
+        channel_events_channel: "channel-events".to_owned(),
         retention: Duration::from_secs(600),
         entries_max: 1_000_000,
         window: WindowLimits { entries_max: 1000, bytes_max: 1 << 20 },

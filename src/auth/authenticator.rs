@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::http::HeaderValue;
 use sha2::Digest as _;
 use sha2::Sha256;
 use subtle::Choice;
@@ -10,12 +11,20 @@ use tokio::time::Instant;
 
 use crate::auth::AuthFailure;
 use crate::auth::Credentials;
+use crate::auth::Holder;
 use crate::auth::Scopes;
+use crate::auth::TicketStore;
 use crate::auth::TokenVerifier;
+use crate::auth::claims::LEEWAY_S;
 use crate::auth::credentials::Chosen;
 use crate::auth::directory::Directory;
+use crate::auth::directory::Found;
+use crate::auth::ticket;
+use crate::auth::ticket::Ticket;
+use crate::auth::ticket::Tickets;
 use crate::config::Config;
 use crate::config::Secret;
+use crate::store::StoreError;
 use crate::store::User;
 use crate::telemetry::Metrics;
 
@@ -95,11 +104,21 @@ impl Principal {
     }
 }
 
+/// Somebody who was let in.
+#[derive(Debug)]
+pub struct Admitted {
+    /// Who.
+    pub caller: Caller,
+    /// For `Set-Cookie` of the answer, whatever the answer is: a spent ticket is good for nothing without it.
+    pub set_cookie: Option<HeaderValue>,
+}
+
 /// Tells who is asking.
 #[derive(Debug)]
 pub struct Authenticator {
     verifier: TokenVerifier,
     directory: Arc<Directory>,
+    tickets: Tickets,
     api_keys: Vec<[u8; 32]>,
     config: Config,
     metrics: Metrics,
@@ -108,12 +127,19 @@ pub struct Authenticator {
 impl Authenticator {
     /// Puts the parts together.
     #[must_use]
-    pub fn new(verifier: TokenVerifier, directory: Arc<Directory>, config: &Config, metrics: &Metrics) -> Self {
+    pub fn new(
+        verifier: TokenVerifier,
+        directory: Arc<Directory>,
+        tickets: Arc<dyn TicketStore>,
+        config: &Config,
+        metrics: &Metrics,
+    ) -> Self {
         let api_keys = config.api_keys.iter().map(|key: &Secret| digest(key.expose())).collect();
-        Self { verifier, directory, api_keys, config: config.clone(), metrics: metrics.clone() }
+        let tickets = Tickets::new(tickets);
+        Self { verifier, directory, tickets, api_keys, config: config.clone(), metrics: metrics.clone() }
     }
 
-    /// Who sent the request; `now` in seconds since the Unix epoch.
+    /// Who sent the request; `now` in seconds since the Unix epoch. Takes no tickets: those are for streams.
     ///
     /// # Errors
     /// The first reason not to believe it; counted as rejected.
@@ -122,8 +148,76 @@ impl Authenticator {
             Err(failure) => Err(failure),
             Ok(Chosen::ApiKey(key)) => self.service(key),
             Ok(Chosen::Token(token)) => self.judge(token, now).await.map(Caller::User),
+            Ok(Chosen::Ticket(_)) => Err(AuthFailure::TicketRefused),
         };
         self.count(result)
+    }
+
+    /// The same for a stream, which may also be asked for by ticket.
+    ///
+    /// # Errors
+    /// As `authenticate`.
+    pub async fn admit(&self, credentials: &Credentials<'_>, now: u64) -> Result<Admitted, AuthFailure> {
+        let Ok(Chosen::Ticket(ticket)) = credentials.choose(&self.config) else {
+            let caller = self.authenticate(credentials, now).await?;
+            return Ok(Admitted { caller, set_cookie: None });
+        };
+        let result = self.by_ticket(ticket, credentials, now).await;
+        self.count(result)
+    }
+
+    /// A ticket for somebody who showed a token, to be used from the page that asked for it.
+    ///
+    /// # Errors
+    /// `Unavailable`: it can't be kept.
+    pub async fn issue_ticket(
+        &self,
+        principal: &Principal,
+        credentials: &Credentials<'_>,
+    ) -> Result<String, AuthFailure> {
+        let holder = Holder {
+            user: principal.user.id.clone(),
+            expires_at: principal.expires_at,
+            scopes: principal.scopes,
+            origin: credentials.origin().map(ticket::origin_hash),
+        };
+        let result = self.tickets.issue(&holder).await;
+        self.count(result)
+    }
+
+    /// The cookie of a spent ticket, or else a ticket that is not spent yet.
+    async fn by_ticket(&self, text: &str, credentials: &Credentials<'_>, now: u64) -> Result<Admitted, AuthFailure> {
+        let ticket = Ticket::parse(text).ok_or(AuthFailure::TicketUnknown)?;
+        let cookie = credentials.cookie_named(&ticket.cookie_name())?;
+        if let Some(holder) = self.tickets.behind_cookie(&ticket, cookie).await? {
+            let principal = Self::principal(&holder, self.directory.find(&holder.user).await, now)?;
+            return Ok(Admitted { caller: Caller::User(principal), set_cookie: None });
+        }
+        let holder = self.tickets.take(&ticket).await?.ok_or(AuthFailure::TicketUnknown)?;
+        let elsewhere = |origin: &[u8]| holder.origin.is_some_and(|issued| issued != ticket::origin_hash(origin));
+        if credentials.origin().is_some_and(elsewhere) {
+            return Err(AuthFailure::TicketUnknown);
+        }
+        // Asked anew: whoever was disabled since the ticket was issued is not let in.
+        match Self::principal(&holder, self.directory.ask(&holder.user).await, now) {
+            Ok(principal) => {
+                let set_cookie = self.tickets.set_cookie(&ticket, &holder, now).await;
+                Ok(Admitted { caller: Caller::User(principal), set_cookie })
+            }
+            Err(AuthFailure::Unavailable) => {
+                self.tickets.give_back(&ticket, &holder).await;
+                Err(AuthFailure::Unavailable)
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn principal(holder: &Holder, found: Result<Found, StoreError>, now: u64) -> Result<Principal, AuthFailure> {
+        if now >= holder.expires_at.saturating_add(LEEWAY_S) {
+            return Err(AuthFailure::TokenExpired);
+        }
+        let (user, checked, since) = known(found)?;
+        Ok(Principal { user, expires_at: holder.expires_at, scopes: holder.scopes, checked, since })
     }
 
     /// Whose token this is: for tokens that don't come in a request's head (a new one for an open stream).
@@ -156,14 +250,16 @@ impl Authenticator {
 
     async fn judge(&self, token: &str, now: u64) -> Result<Principal, AuthFailure> {
         let claims = self.verifier.verify(token, now).await?;
-        let found = self.directory.find(&claims.user).await.map_err(|_| AuthFailure::Unavailable)?;
-        let user = found.user.ok_or(AuthFailure::UnknownUser)?;
-        if user.disabled {
-            return Err(AuthFailure::Disabled);
-        }
-        let (checked, since) = (found.asked, found.since);
+        let (user, checked, since) = known(self.directory.find(&claims.user).await)?;
         Ok(Principal { user, expires_at: claims.expires_at, scopes: claims.scopes, checked, since })
     }
+}
+
+/// The user, who exists and is not disabled, and when the database said so, by both clocks.
+fn known(found: Result<Found, StoreError>) -> Result<(Arc<User>, Instant, u64), AuthFailure> {
+    let found = found.map_err(|_| AuthFailure::Unavailable)?;
+    let user = found.user.ok_or(AuthFailure::UnknownUser)?;
+    if user.disabled { Err(AuthFailure::Disabled) } else { Ok((user, found.asked, found.since)) }
 }
 
 fn digest(text: &str) -> [u8; 32] {

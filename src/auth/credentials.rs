@@ -12,6 +12,8 @@ use crate::config::Config;
 pub struct Credentials<'a> {
     authorization: Vec<&'a [u8]>,
     query_tokens: Vec<&'a str>,
+    tickets: Vec<&'a str>,
+    protocol_tokens: Vec<&'a str>,
     cookies: Vec<&'a [u8]>,
     origins: Vec<&'a [u8]>,
     fetch_site: Option<&'a [u8]>,
@@ -23,6 +25,7 @@ pub struct Credentials<'a> {
 pub(super) enum Chosen<'a> {
     Token(&'a str),
     ApiKey(&'a str),
+    Ticket(&'a str),
 }
 
 impl<'a> Credentials<'a> {
@@ -33,11 +36,27 @@ impl<'a> Credentials<'a> {
         Self {
             authorization: all(header::AUTHORIZATION),
             query_tokens: query_tokens.into_iter().collect(),
+            tickets: Vec::new(),
+            protocol_tokens: Vec::new(),
             cookies: all(header::COOKIE),
             origins: all(header::ORIGIN),
             fetch_site: headers.get("sec-fetch-site").map(axum::http::HeaderValue::as_bytes),
             host: headers.get(header::HOST).and_then(|host| host.to_str().ok()),
         }
+    }
+
+    /// Every value of `?ticket=`.
+    #[must_use]
+    pub fn with_tickets(mut self, tickets: impl IntoIterator<Item = &'a str>) -> Self {
+        self.tickets = tickets.into_iter().collect();
+        self
+    }
+
+    /// Every token among the sub-protocols of a WebSocket, where a page can put one.
+    #[must_use]
+    pub fn with_protocol_tokens(mut self, tokens: impl IntoIterator<Item = &'a str>) -> Self {
+        self.protocol_tokens = tokens.into_iter().collect();
+        self
     }
 
     /// The authority of the request's URI, which HTTP/2 has in place of the header `Host`.
@@ -50,8 +69,10 @@ impl<'a> Credentials<'a> {
     /// The credential that counts: an explicit one, or else the cookie, if the request comes from where it may.
     pub(super) fn choose(&self, config: &Config) -> Result<Chosen<'a>, AuthFailure> {
         let headers = self.authorization.iter().map(|value| explicit(value));
+        let protocols = self.protocol_tokens.iter().map(|token| Ok(Chosen::Token(token)));
+        let tickets = self.tickets.iter().map(|ticket| Ok(Chosen::Ticket(ticket)));
         let queries = self.query_tokens.iter().map(|token| Ok(Chosen::Token(token)));
-        let mut all = headers.chain(queries);
+        let mut all = headers.chain(protocols).chain(tickets).chain(queries);
         let Some(first) = all.next() else { return self.cookie(config) };
         // Also when one of them is malformed or not allowed: which one somebody else would have believed is not known.
         if all.any(|other| other != first) {
@@ -67,16 +88,25 @@ impl<'a> Credentials<'a> {
         if config.auth_cookie.is_empty() || !self.cookie_counts(config) {
             return Err(AuthFailure::Missing);
         }
+        self.cookie_named(&config.auth_cookie)?.map(Chosen::Token).ok_or(AuthFailure::Missing)
+    }
+
+    /// The only cookie of that name.
+    pub(super) fn cookie_named(&self, name: &str) -> Result<Option<&'a str>, AuthFailure> {
         let pairs =
             self.cookies.iter().filter_map(|line| std::str::from_utf8(line).ok()).flat_map(|line| line.split(';'));
-        let ours = |pair: &'a str| pair.trim().split_once('=').filter(|(name, _)| *name == config.auth_cookie);
+        let ours = |pair: &'a str| pair.trim().split_once('=').filter(|(other, _)| *other == name);
         let mut values = pairs.filter_map(ours).map(|(_, value)| value);
         match (values.next(), values.next()) {
-            (None, _) => Err(AuthFailure::Missing),
-            (Some(token), None) => Ok(Chosen::Token(token)),
+            (value, None) => Ok(value),
             // Cookie tossing: a sub-domain can set one of the same name, and which comes first is not ours to say.
-            (Some(_), Some(_)) => Err(AuthFailure::Conflict),
+            (_, Some(_)) => Err(AuthFailure::Conflict),
         }
+    }
+
+    /// The page that the browser says the request is from. Several are none that anybody would have sent.
+    pub(super) fn origin(&self) -> Option<&'a [u8]> {
+        self.origins.first().copied()
     }
 
     /// A browser sends cookies whoever's page asks. So the page must be an allowed one, ours, or of our site.

@@ -62,9 +62,17 @@ impl Directory {
     /// The database is away, and was longer ago asked than an answer may be stale.
     pub(super) async fn find(&self, id: &Id) -> Result<Found, StoreError> {
         let known = self.known.get(id);
-        if let Some(fresh) = known.as_ref().filter(|found| self.is_fresh(id, found)) {
-            return Ok(fresh.clone());
+        if let Some(fresh) = known.filter(|found| self.is_fresh(id, found)) {
+            return Ok(fresh);
         }
+        self.ask(id).await
+    }
+
+    /// The same without an answer from before, unless the database is away.
+    ///
+    /// # Errors
+    /// As `find`.
+    pub(super) async fn ask(&self, id: &Id) -> Result<Found, StoreError> {
         let (asked, since) = (Instant::now(), self.changes.now());
         match self.store.users(std::slice::from_ref(id)).await {
             Ok(mut users) => {
@@ -74,7 +82,7 @@ impl Directory {
             }
             Err(error) => {
                 let good = |found: &Found| found.is_good() && found.asked.elapsed() < self.stale_max;
-                known.filter(good).map(|found| Found { stale: true, ..found }).ok_or(error)
+                self.known.get(id).filter(good).map(|found| Found { stale: true, ..found }).ok_or(error)
             }
         }
     }

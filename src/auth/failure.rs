@@ -16,6 +16,10 @@ pub enum AuthFailure {
     TokenExpired,
     /// `?token=` while `ALLOW_QUERY_TOKEN` is off.
     QueryTokenRefused,
+    /// A ticket that was never issued, is spent or too old, or is used by another page.
+    TicketUnknown,
+    /// `?ticket=` where only a token or its cookie will do.
+    TicketRefused,
     /// The token is good, its user doesn't exist.
     UnknownUser,
     /// The token is good, its user is disabled.
@@ -36,6 +40,8 @@ impl AuthFailure {
             Self::TokenInvalid => "token_invalid",
             Self::TokenExpired => "token_expired",
             Self::QueryTokenRefused => "query_token_refused",
+            Self::TicketUnknown => "ticket_unknown",
+            Self::TicketRefused => "ticket_refused",
             Self::UnknownUser => "unknown_user",
             Self::Disabled => "disabled",
             Self::Unavailable => "auth_unavailable",

@@ -18,8 +18,10 @@ mod jwks;
 mod keys;
 #[cfg(test)]
 mod tests;
+mod ticket;
 mod token;
 
+pub use authenticator::Admitted;
 pub use authenticator::Authenticator;
 pub use authenticator::Caller;
 pub use authenticator::Principal;
@@ -33,6 +35,12 @@ pub use credentials::Credentials;
 pub use directory::Directory;
 pub use failure::AuthFailure;
 pub use failure::AuthSetupError;
+pub use ticket::CookieHash;
+pub use ticket::Holder;
+pub use ticket::TICKET_LIFE;
+pub use ticket::TicketHash;
+pub use ticket::TicketStore;
+pub use ticket::TicketStoreAway;
 pub use token::TokenVerifier;
 pub use token::install_crypto;
 pub use token::mint;

@@ -21,6 +21,7 @@ use crate::broker::Once;
 use crate::broker::Outputs;
 use crate::broker::TailMessage;
 use crate::broker::nodes::Records;
+use crate::broker::tickets::MemoryTickets;
 use crate::clock;
 use crate::event::Channel;
 use crate::event::Cursor;
@@ -54,6 +55,7 @@ pub struct MemoryBroker {
     terminal: TerminalStatuses,
     inner: Arc<Mutex<Inner>>,
     records: Records,
+    tickets: Arc<MemoryTickets>,
 }
 
 #[derive(Debug)]
@@ -135,7 +137,12 @@ impl MemoryBroker {
             terminal,
             inner: Arc::new(Mutex::new(inner)),
             records: Records::default(),
+            tickets: Arc::default(),
         }
+    }
+
+    pub(super) fn tickets(&self) -> Arc<MemoryTickets> {
+        Arc::clone(&self.tickets)
     }
 
     pub(super) fn epoch(&self) -> Epoch {
@@ -221,7 +228,8 @@ impl Inner {
         if let Some(Answer::Applied(cursor)) = name.and_then(|name| self.once.get(name)) {
             return (cursor, None);
         }
-        let entry = self.entry(Some(append.event.clone()), None);
+        let heard = append.once.raw().zip(Id::parse(append.event.channel.id()).ok()).map(|(raw, id)| (id, raw));
+        let entry = self.entry(Some(append.event.clone()), heard);
         let cursor = Cursor { epoch, at: entry.id, print: entry.print };
         if let Some(name) = name {
             self.once.put(name.to_owned(), Answer::Applied(cursor));

@@ -5,7 +5,11 @@
 mod memory;
 mod nodes;
 mod redis;
+mod setup;
+mod tickets;
 mod types;
+
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +22,8 @@ pub use nodes::Record;
 pub use redis::InboxReader;
 pub use redis::RedisBroker;
 pub use redis::RedisSettings;
+pub use setup::BrokerSetupError;
+pub use setup::window_limits;
 pub use types::BrokerError;
 pub use types::EventAppend;
 pub use types::EventOnce;
@@ -32,11 +38,15 @@ pub use types::SourceEntry;
 pub use types::Standing;
 pub use types::TailMessage;
 
+use crate::auth::TicketStore;
 use crate::event::Cursor;
 use crate::event::Epoch;
 use crate::event::Event;
 use crate::event::Id;
 use crate::event::LogId;
+
+/// Seconds for which the cookie of a ticket is remembered beyond its end: as long as tokens are forgiven.
+const COOKIE_LEEWAY_S: u64 = 30;
 
 /// Where a broker's output goes. Both queues are bounded; a full one holds the broker back.
 #[derive(Debug)]
@@ -157,6 +167,15 @@ impl Broker {
         match self {
             Self::Memory(_) => None,
             Self::Redis(broker) => Some(broker),
+        }
+    }
+
+    /// Where the tickets of everybody are kept who shares this log.
+    #[must_use]
+    pub fn tickets(&self) -> Arc<dyn TicketStore> {
+        match self {
+            Self::Memory(broker) => broker.tickets(),
+            Self::Redis(broker) => Arc::new(redis::RedisTickets::new(broker.clone())),
         }
     }
 

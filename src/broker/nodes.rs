@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::broker::Broker;
 use crate::broker::BrokerError;
+use crate::event::LogId;
 
 /// Records of one process at most; the oldest go first.
 const RECORDS_MAX: usize = 65_536;
@@ -42,15 +43,15 @@ pub struct Answers {
     pub complete: bool,
 }
 
-/// Edits of a stream by its name: channels, and whether they are carried.
-pub type Record = Vec<(String, bool)>;
+/// Edits of a stream by its name: channels, and since which position of the log they are carried, if they are.
+pub type Record = Vec<(String, Option<LogId>)>;
 
 /// Records of one process: the same as in Redis, without one.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Records(Arc<Mutex<HashMap<String, Kept>>>);
 
 /// Edits, and until when they are remembered.
-type Kept = (HashMap<String, bool>, Instant);
+type Kept = (HashMap<String, Option<LogId>>, Instant);
 
 impl Records {
     fn open(&self, key: &str, kept: Duration) -> Record {
@@ -71,7 +72,7 @@ impl Records {
         record.0.iter().map(|(channel, carried)| (channel.clone(), *carried)).collect()
     }
 
-    fn edit(&self, key: &str, edits: &[(&str, bool)], kept: Duration) {
+    fn edit(&self, key: &str, edits: &[(&str, Option<LogId>)], kept: Duration) {
         self.open(key, kept);
         if let Some((record, _)) = self.0.lock().get_mut(key) {
             record.extend(edits.iter().map(|(channel, carried)| ((*channel).to_owned(), *carried)));
@@ -118,7 +119,12 @@ impl Broker {
     ///
     /// # Errors
     /// `Unavailable`: Redis can't be asked.
-    pub async fn edit_record(&self, key: &str, edits: &[(&str, bool)], kept: Duration) -> Result<(), BrokerError> {
+    pub async fn edit_record(
+        &self,
+        key: &str,
+        edits: &[(&str, Option<LogId>)],
+        kept: Duration,
+    ) -> Result<(), BrokerError> {
         match self {
             Self::Memory(broker) => {
                 broker.records().edit(key, edits, kept);

@@ -55,6 +55,13 @@ pub enum EventOnce {
     Keyed(String),
     /// Of this request alone: asked for again only when no answer came.
     Fresh(String),
+    /// Of a message that every node heard. The entry says which one it was, so that nobody else has to append it.
+    Heard {
+        /// Under which it is appended once.
+        name: String,
+        /// The message.
+        raw: RawName,
+    },
 }
 
 impl EventOnce {
@@ -64,14 +71,24 @@ impl EventOnce {
         Self::Fresh(format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)))
     }
 
-    pub(super) fn name(&self) -> &str {
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &str {
         match self {
-            Self::Keyed(name) | Self::Fresh(name) => name,
+            Self::Keyed(name) | Self::Fresh(name) | Self::Heard { name, .. } => name,
         }
     }
 
     pub(super) fn may_come_again(&self) -> bool {
-        matches!(self, Self::Keyed(_))
+        !matches!(self, Self::Fresh(_))
+    }
+
+    /// The message that the entry is about.
+    pub(super) fn raw(&self) -> Option<RawName> {
+        match self {
+            Self::Heard { raw, .. } => Some(*raw),
+            Self::Keyed(_) | Self::Fresh(_) => None,
+        }
     }
 }
 
@@ -172,6 +189,8 @@ pub enum RawMessage {
     },
     /// Bytes of a job update.
     Update(Vec<u8>),
+    /// Bytes of an event for a document or user.
+    Event(Vec<u8>),
 }
 
 /// An entry of the durable inbox.

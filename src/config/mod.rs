@@ -20,6 +20,8 @@ const DEFAULTS: &str = include_str!("config.default.toml");
 const FILE_VARIABLE: &str = "TIDINGS_CONFIG";
 /// Shortest accepted HS256 secret: RFC 7518 §3.2 asks for at least the hash's own size.
 const SECRET_BYTES_MIN: usize = 32;
+/// Highest rate of a limit: a token every microsecond.
+const RATE_MAX: u32 = 1_000_000;
 
 /// A text that must never be printed.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
@@ -60,6 +62,7 @@ pub struct Config {
     pub data_dir: PathBuf,
     pub redis_prefix: String,
     pub job_updates_channel: String,
+    pub channel_events_channel: String,
     pub jwt_secret: Secret,
     pub jwt_key_file: String,
     pub jwks_url: String,
@@ -84,6 +87,8 @@ pub struct Config {
     #[serde(rename = "heartbeat_interval_ms", deserialize_with = "millis")]
     pub heartbeat_interval: Duration,
     pub max_connections: usize,
+    pub rate_limit_messages_per_second: u32,
+    pub rate_limit_api_key_per_second: u32,
     pub lanes: usize,
     pub sse_takeover: bool,
     pub outbox_events_max: usize,
@@ -229,6 +234,11 @@ impl Config {
         wrong(self.max_connections == 0, "MAX_CONNECTIONS: at least 1");
         wrong(self.lanes > 64, "LANES: at most 64; 0 is one for each core");
         wrong(self.job_updates_channel.is_empty(), "JOB_UPDATES_CHANNEL: must not be empty");
+        let events = &self.channel_events_channel;
+        wrong(events.is_empty(), "CHANNEL_EVENTS_CHANNEL: must not be empty");
+        wrong(*events == self.job_updates_channel, "CHANNEL_EVENTS_CHANNEL: another name than JOB_UPDATES_CHANNEL");
+        let rate_max = self.rate_limit_messages_per_second.max(self.rate_limit_api_key_per_second);
+        wrong(rate_max > RATE_MAX, "RATE_LIMIT_…_PER_SECOND: at most 1000000; 0 is no limit");
         let weak_key = |key: &Secret| key.expose().len() < 16 || !key.expose().bytes().all(|b| b.is_ascii_graphic());
         wrong(self.api_keys.iter().any(weak_key), "API_KEYS: each at least 16 characters, without spaces");
         let statuses = self.terminal_statuses.iter();

@@ -9,23 +9,24 @@ use axum::http::Response;
 use axum::http::StatusCode;
 use axum::http::Uri;
 use axum::http::header;
-use axum::http::uri::Authority;
 use axum::response::IntoResponse as _;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::Caller;
-use crate::auth::Credentials;
 use crate::auth::Principal;
-use crate::clock;
 use crate::error::ApiError;
 use crate::event::Id;
 use crate::http::AppState;
 use crate::http::answer;
+use crate::http::caller::InQuery;
+use crate::http::caller::SetCookie;
+use crate::http::caller::reader;
+use crate::http::caller::streamer;
 use crate::session::Opened;
 use crate::session::Request;
 use crate::session::Requested;
 use crate::session::Resume;
+use crate::session::Session;
 use crate::session::is_session_name;
 use crate::session::requested;
 use crate::transport::plain;
@@ -49,6 +50,12 @@ pub(super) struct Query {
     ticket: Vec<String>,
 }
 
+impl Query {
+    pub(super) fn credentials(&self) -> InQuery<'_> {
+        InQuery { tokens: &self.token, tickets: &self.ticket, protocols: &[] }
+    }
+}
+
 /// What the client wants back.
 enum Wanted {
     Stream,
@@ -65,6 +72,7 @@ enum Wanted {
         ("until" = Option<String>, Query, description = "`done`: the stream ends with its jobs"),
         ("observe" = Option<String>, Query, description = "`1`: presence channels are watched without joining"),
         ("token" = Option<String>, Query, description = "A token, where ALLOW_QUERY_TOKEN allows it"),
+        ("ticket" = Option<String>, Query, description = "A ticket of POST /v1/tickets"),
         ("Last-Event-ID" = Option<String>, Header, description = "A cursor"),
     ),
     responses(
@@ -85,16 +93,28 @@ pub(super) async fn open(
     extensions: Extensions,
     headers: HeaderMap,
 ) -> Response<Body> {
+    let mut set_cookie = SetCookie::default();
+    let response = respond(&shared, &uri, &extensions, &headers, &mut set_cookie).await;
+    set_cookie.on(response)
+}
+
+async fn respond(
+    shared: &AppState,
+    uri: &Uri,
+    extensions: &Extensions,
+    headers: &HeaderMap,
+    set_cookie: &mut SetCookie,
+) -> Response<Body> {
     let transport = "sse";
     let count = |status: &str| shared.metrics.connections.with_label_values(&[transport, status]).inc();
-    let wanted = match wanted(&headers) {
+    let wanted = match wanted(headers) {
         Ok(wanted) => wanted,
         Err(error) => return error.into_response(),
     };
     let opened = match wanted {
-        Wanted::Stream if is_full(&shared) => Err(ApiError::unavailable("overloaded")),
+        Wanted::Stream if is_full(shared) => Err(ApiError::unavailable("overloaded")),
         _ if shared.is_draining() => Err(ApiError::unavailable("draining")),
-        _ => open_session(&shared, &uri, &headers).await,
+        _ => open_session(shared, uri, headers, set_cookie).await,
     };
     match (opened, wanted) {
         (Ok(Opened::NothingLeft), _) => StatusCode::NO_CONTENT.into_response(),
@@ -107,13 +127,8 @@ pub(super) async fn open(
         }
         (Ok(Opened::Stream(session)), Wanted::DryRun) => answer::json(StatusCode::OK, session.dry_run()),
         (Err(error), wanted) => {
-            count(match error.status {
-                401 | 403 => "denied",
-                429 => "limited",
-                503 if error.reason == Some("overloaded") => "limited",
-                _ => "error",
-            });
-            refuse(&error, &wanted, &headers)
+            count(error.outcome());
+            refuse(&error, &wanted, headers)
         }
     }
 }
@@ -128,15 +143,66 @@ fn refuse(error: &ApiError, wanted: &Wanted, headers: &HeaderMap) -> Response<Bo
     }
 }
 
-fn is_full(shared: &AppState) -> bool {
-    let open = shared.metrics.active_connections.with_label_values(&["sse"]).get();
-    usize::try_from(open).unwrap_or(0) >= shared.config.max_connections
+/// Whether this instance carries as many streams as it may.
+pub(super) fn is_full(shared: &AppState) -> bool {
+    shared.sessions.lives.count() >= shared.config.max_connections
 }
 
-async fn open_session(shared: &AppState, uri: &Uri, headers: &HeaderMap) -> Result<Opened, ApiError> {
+async fn open_session(
+    shared: &AppState,
+    uri: &Uri,
+    headers: &HeaderMap,
+    set_cookie: &mut SetCookie,
+) -> Result<Opened, ApiError> {
     let query = parse_query(uri)?;
-    let principal = principal(shared, uri, headers, &query).await?;
-    let channels = wishes(&query.channels, &principal, shared.config.channels_max)?;
+    let principal = streamer(shared, uri, headers, query.credentials(), set_cookie).await?;
+    let resume = resume(headers, query.last_event_id.as_deref())?;
+    open_query(shared, query, principal, resume, (false, false)).await
+}
+
+/// The session of a WebSocket, which may begin without channels; `None`: nothing is left to be told.
+pub(super) async fn open_socket(
+    shared: &AppState,
+    uri: &Uri,
+    headers: &HeaderMap,
+    protocols: &[&str],
+    set_cookie: &mut SetCookie,
+) -> Result<Option<Box<Session>>, ApiError> {
+    let query = parse_query(uri)?;
+    let credentials = InQuery { protocols, ..query.credentials() };
+    let principal = streamer(shared, uri, headers, credentials, set_cookie).await?;
+    let resume = resume(headers, query.last_event_id.as_deref())?;
+    match open_query(shared, query, principal, resume, (true, false)).await? {
+        Opened::Stream(session) => Ok(Some(session)),
+        Opened::NothingLeft => Ok(None),
+    }
+}
+
+/// The session of one poll; `None`: nothing is left to be told.
+pub(super) async fn open_poll(
+    shared: &AppState,
+    uri: &Uri,
+    headers: &HeaderMap,
+    cursor: Option<&str>,
+    set_cookie: &mut SetCookie,
+) -> Result<Option<Box<Session>>, ApiError> {
+    let query = parse_query(uri)?;
+    let principal = streamer(shared, uri, headers, query.credentials(), set_cookie).await?;
+    let resume = resume(&HeaderMap::new(), cursor)?;
+    match open_query(shared, query, principal, resume, (false, true)).await? {
+        Opened::Stream(session) => Ok(Some(session)),
+        Opened::NothingLeft => Ok(None),
+    }
+}
+
+async fn open_query(
+    shared: &AppState,
+    query: Query,
+    principal: Principal,
+    resume: Resume,
+    (may_be_empty, polls): (bool, bool),
+) -> Result<Opened, ApiError> {
+    let channels = wishes(&query.channels, &principal, shared.config.channels_max, may_be_empty)?;
     let until_done = match query.until.as_deref() {
         None => false,
         Some("done") => true,
@@ -146,8 +212,7 @@ async fn open_session(shared: &AppState, uri: &Uri, headers: &HeaderMap) -> Resu
         return Err(ApiError::invalid("observe"));
     }
     let session = query.session.map(session_name).transpose()?;
-    let resume = resume(headers, query.last_event_id.as_deref())?;
-    shared.sessions.open(Request { principal, channels, resume, until_done, session, may_be_empty: false }).await
+    shared.sessions.open(Request { principal, channels, resume, until_done, session, may_be_empty, polls }).await
 }
 
 /// A parameter that is given twice where one is meant is ambiguous, and refused.
@@ -156,32 +221,23 @@ pub(super) fn parse_query(uri: &Uri) -> Result<Query, ApiError> {
     parsed.map(|axum_extra::extract::Query(query)| query).map_err(|_| ApiError::invalid("query"))
 }
 
-pub(super) async fn principal(
-    shared: &AppState,
-    uri: &Uri,
-    headers: &HeaderMap,
-    query: &Query,
-) -> Result<Principal, ApiError> {
-    if !query.ticket.is_empty() {
-        return Err(ApiError::auth("ticket_unknown"));
-    }
-    let tokens = query.token.iter().map(String::as_str);
-    let credentials = Credentials::from_request(headers, tokens).with_authority(uri.authority().map(Authority::as_str));
-    let caller = shared.authenticator.authenticate(&credentials, clock::now_s()).await;
-    match caller.map_err(|failure| failure.to_api_error())? {
-        Caller::User(principal) => Ok(principal),
-        Caller::Service => Err(ApiError::denied()),
-    }
-}
-
 /// The names of the request, without repetitions, `user.me` resolved.
-fn wishes(lists: &[String], principal: &Principal, channels_max: usize) -> Result<Vec<Requested>, ApiError> {
+fn wishes(
+    lists: &[String],
+    principal: &Principal,
+    channels_max: usize,
+    may_be_empty: bool,
+) -> Result<Vec<Requested>, ApiError> {
     if lists.iter().map(String::len).sum::<usize>() > CHANNELS_BYTES_MAX {
         return Err(ApiError::invalid("channels"));
     }
     let names = lists.iter().flat_map(|list| list.split(',')).filter(|name| !name.is_empty());
     let wishes = requested(names, principal);
-    if wishes.is_empty() || wishes.len() > channels_max { Err(ApiError::invalid("channels")) } else { Ok(wishes) }
+    if (wishes.is_empty() && !may_be_empty) || wishes.len() > channels_max {
+        Err(ApiError::invalid("channels"))
+    } else {
+        Ok(wishes)
+    }
 }
 
 fn session_name(name: String) -> Result<Box<str>, ApiError> {
@@ -245,7 +301,7 @@ pub(super) async fn job(
     headers: HeaderMap,
 ) -> Result<Response<Body>, ApiError> {
     let query = parse_query(&uri)?;
-    let principal = principal(&shared, &uri, &headers, &query).await?;
+    let principal = reader(&shared, &uri, &headers, query.credentials()).await?;
     let id = Id::parse(&id).map_err(|_| ApiError::not_found())?;
     let state = shared.sessions.job(&principal, &id).await?;
     Ok(answer::json(StatusCode::OK, state.to_string()))

@@ -11,13 +11,11 @@ use axum::http::Response;
 use axum::http::StatusCode;
 use axum::http::Uri;
 use axum::http::header;
-use axum::http::uri::Authority;
 use http_body::Body as _;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::auth::Caller;
-use crate::auth::Credentials;
 use crate::broker::JobOutcome;
 use crate::broker::Once;
 use crate::clock;
@@ -27,13 +25,14 @@ use crate::event::Id;
 use crate::event::Kind;
 use crate::http::AppState;
 use crate::http::answer;
+use crate::http::caller::caller;
+use crate::http::caller::within_rate;
+use crate::ingest::PUBLICATION_BYTES_MAX;
 use crate::ingest::Publication;
 use crate::jobs::JobUpdate;
 use crate::jobs::Reject;
 use crate::jobs::UPDATE_BYTES_MAX;
 
-/// Longest body of one publication, in bytes.
-const PUBLISH_BYTES_MAX: usize = 96 * 1024;
 /// Longest body of a batch, in bytes.
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Publications in a batch.
@@ -157,6 +156,7 @@ fn malformed(shared: &AppState, reject: Reject) -> ApiError {
         (status = 400, description = "Malformed", body = answer::ErrorBody),
         (status = 401, description = "No valid credential", body = answer::ErrorBody),
         (status = 403, description = "Neither scope nor role", body = answer::ErrorBody),
+        (status = 429, description = "Too many: Retry-After says when", body = answer::ErrorBody),
         (status = 503, description = "Not known whether it was accepted: post again with the same idempotencyKey", body = answer::ErrorBody),
     ),
     security(("token" = ["publish"]), ("apiKey" = [])),
@@ -168,22 +168,26 @@ pub(super) async fn publish(
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
     let caller = caller(&shared, &uri, &headers).await?;
-    let bytes = read(&shared, &headers, body, PUBLISH_BYTES_MAX).await?;
-    let publication = checked(&shared, &caller, &bytes).await?;
-    let (done, failed) = append(&shared, &caller, std::slice::from_ref(&publication)).await;
-    if let Some(error) = failed {
-        return Err(error);
-    }
+    within_rate(&shared, &caller, 1)?;
+    let bytes = read(&shared, &headers, body, PUBLICATION_BYTES_MAX).await?;
+    let cursor = publish_one(&shared, &caller, &bytes).await?;
     let mut receipt = String::new();
-    push_receipt(&mut receipt, done.into_iter().next().flatten());
+    push_receipt(&mut receipt, cursor);
     Ok(answer::json(StatusCode::ACCEPTED, receipt))
+}
+
+/// Appends one publication for somebody who may. Answers its cursor, if it has one.
+pub(super) async fn publish_one(shared: &AppState, caller: &Caller, bytes: &[u8]) -> Result<Option<Cursor>, ApiError> {
+    let publication = checked(shared, caller, bytes).await?;
+    let (done, failed) = append(shared, caller, std::slice::from_ref(&publication)).await;
+    failed.map_or(Ok(done.into_iter().next().flatten()), Err)
 }
 
 /// Up to 1,000 publications. Each is judged by itself: one that is wrong does not hold back the others.
 #[utoipa::path(
     post, path = "/v1/publish/batch",
     request_body = Vec<PublicationBody>,
-    responses((status = 202, description = "A receipt or an error for each, in order"), (status = 400, body = answer::ErrorBody, description = "Not an array of at most 1,000")),
+    responses((status = 202, description = "A receipt or an error for each, in order"), (status = 400, body = answer::ErrorBody, description = "Not an array of at most 1,000"), (status = 429, body = answer::ErrorBody, description = "Too many: Retry-After says when")),
     security(("token" = ["publish"]), ("apiKey" = [])),
 )]
 pub(super) async fn publish_batch(
@@ -198,6 +202,7 @@ pub(super) async fn publish_batch(
     if items.len() > BATCH_MAX {
         return Err(ApiError::invalid("body"));
     }
+    within_rate(&shared, &caller, items.len())?;
     let mut publications = Vec::with_capacity(items.len());
     let mut refused = Vec::new();
     for (at, item) in items.iter().enumerate() {
@@ -265,7 +270,7 @@ fn push_receipt(text: &mut String, cursor: Option<Cursor>) {
 
 /// A publication that is well formed, from somebody who may.
 async fn checked(shared: &AppState, caller: &Caller, bytes: &[u8]) -> Result<Publication, ApiError> {
-    if bytes.len() > PUBLISH_BYTES_MAX {
+    if bytes.len() > PUBLICATION_BYTES_MAX {
         return Err(ApiError::malformed(413, "The body is too large."));
     }
     let publication = Publication::parse(bytes, clock::now_us()).map_err(|field| {
@@ -305,12 +310,6 @@ async fn may_publish(shared: &AppState, caller: &Caller, publication: &Publicati
     let role = shared.sessions.authorizer.role(principal, &document).await;
     let role = role.map_err(|_| ApiError::unavailable("database"))?;
     if role.is_some_and(crate::store::Role::can_edit) { Ok(()) } else { Err(ApiError::denied()) }
-}
-
-async fn caller(shared: &AppState, uri: &Uri, headers: &HeaderMap) -> Result<Caller, ApiError> {
-    let credentials = Credentials::from_request(headers, []).with_authority(uri.authority().map(Authority::as_str));
-    let caller = shared.authenticator.authenticate(&credentials, clock::now_s()).await;
-    caller.map_err(|failure| failure.to_api_error())
 }
 
 /// The whole body, bounded in bytes and time.

@@ -17,6 +17,7 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::Request;
 use axum::http::Response;
+use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::http1;
@@ -34,12 +35,15 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use crate::http::takeover::Guarded;
+use crate::http::takeover::Switch;
 use crate::http::takeover::Taken;
 use crate::http::takeover::Takeover;
 use crate::telemetry::Metrics;
 use crate::transport::plain;
 use crate::transport::plain::MayClaim;
 use crate::transport::plain::Surroundings;
+use crate::transport::ws;
+use crate::transport::ws::Way;
 
 /// How HTTP/2 begins (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -134,8 +138,15 @@ async fn connection(
             let service = Service::new(router, peer);
             let taken = http1(socket, service, &limits, signals).await;
             // In a future of its own: while hyper serves, its room is not needed.
-            if let Some((socket, Taken { head, session })) = taken {
-                Box::pin(plain::serve(&head, socket, *session, around, slot)).await;
+            let way = if limits.takeover { Way::Lane } else { Way::Task };
+            match taken {
+                None => {}
+                Some((socket, _, Taken::Events { head, session })) => {
+                    Box::pin(plain::serve(&head, socket, *session, around, slot)).await;
+                }
+                Some((socket, heard, Taken::Socket { session, commands })) => {
+                    Box::pin(ws::serve(socket, heard, (*session, commands), way, around, slot)).await;
+                }
             }
         }
         Ok(Err(_)) | Err(_) => {}
@@ -160,10 +171,11 @@ async fn http1(
     mut service: Service,
     limits: &ListenerLimits,
     signals: Signals,
-) -> Option<(TcpStream, Taken)> {
+) -> Option<(TcpStream, Bytes, Taken)> {
     let (takeover, kill) = (Takeover::default(), CancellationToken::new());
     service.kill = Some(kill.clone());
     service.takeover = limits.takeover.then(|| takeover.clone());
+    service.switch = Some(takeover.switch());
     let mut served = http1_builder(limits).serve_connection(Guarded::new(socket, takeover.clone()), service);
     let mut leaving = false;
     let ended = loop {
@@ -179,11 +191,12 @@ async fn http1(
         Pin::new(&mut served).graceful_shutdown();
     };
     let taken = takeover.taken();
-    let mut socket = ended.ok().map(|()| served.into_parts().io.into_inner())?;
+    let parts = ended.ok().map(|()| served.into_parts())?;
+    let mut socket = parts.io.into_inner();
     if taken.is_none() {
         drop(socket.shutdown().await);
     }
-    taken.map(|taken| (socket, taken))
+    taken.map(|taken| (socket, parts.read_buf, taken))
 }
 
 fn tune(socket: &TcpStream) -> io::Result<()> {
@@ -261,11 +274,12 @@ struct Service {
     /// Cuts the connection. Not on HTTP/2, where one carries streams of many pages: none of them may cut the others.
     kill: Option<CancellationToken>,
     takeover: Option<Takeover>,
+    switch: Option<Switch>,
 }
 
 impl Service {
     fn new(router: Router, peer: SocketAddr) -> Self {
-        Self { router, peer, kill: None, takeover: None }
+        Self { router, peer, kill: None, takeover: None, switch: None }
     }
 }
 
@@ -280,6 +294,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         let extensions = request.extensions_mut();
         extensions.insert(ConnectInfo(self.peer));
         self.kill.iter().for_each(|kill| drop(extensions.insert(kill.clone())));
+        self.switch.iter().for_each(|switch| drop(extensions.insert(switch.clone())));
         let Some(takeover) = takeover else { return Box::pin(self.router.clone().oneshot(request)) };
         extensions.insert(MayClaim);
         let answer = self.router.clone().oneshot(request);

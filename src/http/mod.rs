@@ -1,14 +1,19 @@
 //! Routes, the order of the layers around them, and the listeners.
 
 mod answer;
+mod caller;
+mod commands;
 mod events;
 mod health;
 mod ingest;
 mod listener;
 mod observe;
 mod openapi;
+mod poll;
 mod streams;
 mod takeover;
+mod tickets;
+mod ws;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -38,6 +43,7 @@ use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::ingest::Ingest;
 use crate::ingest::Members;
+use crate::limits::RateLimits;
 use crate::session::Sessions;
 use crate::telemetry::Metrics;
 
@@ -50,6 +56,8 @@ pub struct Shared {
     pub ingest: Ingest,
     /// Who is asking.
     pub authenticator: Authenticator,
+    /// How much somebody may ask for at a time.
+    pub limits: RateLimits,
     /// Which nodes are alive.
     pub members: Members,
     /// Metrics.
@@ -77,11 +85,14 @@ pub type AppState = Arc<Shared>;
 pub fn router(shared: &AppState, extra: Router<AppState>) -> Router {
     let routes = Router::new()
         .route("/v1/events", get(events::open))
+        .route("/v1/poll", get(poll::poll))
+        .route("/v1/ws", get(ws::open))
         .route("/v1/streams/{id}", patch(streams::patch))
         .route("/v1/jobs/{id}", get(events::job))
         .route("/v1/jobs/{id}/updates", post(ingest::job_update))
         .route("/v1/publish", post(ingest::publish))
         .route("/v1/publish/batch", post(ingest::publish_batch))
+        .route("/v1/tickets", post(tickets::issue))
         .route("/health", get(health::health))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))

@@ -71,12 +71,13 @@ fn request_id(headers: &HeaderMap) -> String {
 
 /// Routes are ours and few; what is not matched is one label.
 fn route_label(path: &str) -> &'static str {
-    const ROUTES: [&str; 10] = [
+    const ROUTES: [&str; 11] = [
         "/v1/events",
         "/v1/jobs/{id}",
         "/v1/jobs/{id}/updates",
         "/v1/publish",
         "/v1/publish/batch",
+        "/v1/tickets",
         "/health",
         "/health/live",
         "/health/ready",

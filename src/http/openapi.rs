@@ -15,15 +15,20 @@ use crate::http::answer;
 use crate::http::events;
 use crate::http::health;
 use crate::http::ingest;
+use crate::http::poll;
+use crate::http::streams;
+use crate::http::tickets;
+use crate::http::ws;
 
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Tidings", description = "Workers publish; every browser that may know it knows it a moment later."),
     paths(
-        events::open, crate::http::streams::patch, events::job, ingest::job_update, ingest::publish, ingest::publish_batch, health::health, health::live,
+        events::open, ws::open, poll::poll, streams::patch, events::job, ingest::job_update, ingest::publish, ingest::publish_batch, tickets::issue,
+        health::health, health::live,
         health::ready, health::info, document,
     ),
-    components(schemas(ingest::Receipt, ingest::JobUpdateBody, ingest::PublicationBody, answer::ErrorBody)),
+    components(schemas(ingest::Receipt, tickets::Issued, ingest::JobUpdateBody, ingest::PublicationBody, answer::ErrorBody)),
     modifiers(&Credentials),
 )]
 struct Api;

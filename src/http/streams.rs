@@ -9,11 +9,14 @@ use axum::http::StatusCode;
 use axum::http::Uri;
 use serde::Deserialize;
 
+use crate::auth::Caller;
 use crate::auth::Principal;
 use crate::clock;
 use crate::error::ApiError;
 use crate::http::AppState;
 use crate::http::answer;
+use crate::http::caller::reader;
+use crate::http::caller::within_rate;
 use crate::http::events;
 use crate::http::ingest;
 use crate::session::Target;
@@ -58,7 +61,8 @@ pub(super) async fn patch(
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
     let query = events::parse_query(&uri)?;
-    let principal = events::principal(&shared, &uri, &headers, &query).await?;
+    let principal = reader(&shared, &uri, &headers, query.credentials()).await?;
+    within_rate(&shared, &Caller::User(principal.clone()), 1)?;
     let target = Target::parse(&id).ok_or(ApiError::not_found())?;
     let bytes = ingest::read(&shared, &headers, body, BODY_BYTES_MAX).await?;
     let wish = read(&bytes)?;

@@ -31,6 +31,7 @@ use tokio::net::TcpStream;
 use crate::clock;
 use crate::session::Session;
 use crate::transport::plain::Claim;
+use crate::transport::ws::Commands;
 
 /// What the connection's task and its requests share.
 #[derive(Debug, Clone, Default)]
@@ -47,10 +48,26 @@ struct State {
 
 /// A stream that takes a connection over.
 #[derive(Debug)]
-pub(super) struct Taken {
-    /// Status line and header fields, the empty line included.
-    pub(super) head: Vec<u8>,
-    pub(super) session: Box<Session>,
+pub(super) enum Taken {
+    /// An event stream, whose head hyper has not written.
+    Events {
+        /// Status line and header fields, the empty line included.
+        head: Vec<u8>,
+        session: Box<Session>,
+    },
+    /// A WebSocket, after `101`.
+    Socket { session: Box<Session>, commands: Arc<dyn Commands> },
+}
+
+/// In a request's extensions: its connection can switch protocols.
+#[derive(Debug, Clone)]
+pub(super) struct Switch(Arc<State>);
+
+impl Switch {
+    /// The connection is this stream's as soon as hyper has written `101` and lets go of it.
+    pub(super) fn claim(&self, session: Session, commands: Arc<dyn Commands>) {
+        *self.0.taken.lock() = Some(Taken::Socket { session: Box::new(session), commands });
+    }
 }
 
 impl Takeover {
@@ -65,9 +82,14 @@ impl Takeover {
     pub(super) fn take_for(&self, mut response: Response<Body>) -> Response<Body> {
         let claim = response.extensions_mut().remove::<Claim>();
         let Some(session) = claim.and_then(|claim| claim.take()) else { return response };
-        *self.0.taken.lock() = Some(Taken { head: head(&mut response), session });
+        *self.0.taken.lock() = Some(Taken::Events { head: head(&mut response), session });
         self.0.claimed.store(true, Ordering::Release);
         Response::new(Body::empty())
+    }
+
+    /// For requests that may switch protocols.
+    pub(super) fn switch(&self) -> Switch {
+        Switch(Arc::clone(&self.0))
     }
 
     pub(super) fn is_claimed(&self) -> bool {

@@ -4,6 +4,10 @@
 
 #[cfg(test)]
 mod batch_tests;
+mod channel_events;
+mod heard;
+#[cfg(test)]
+mod heard_tests;
 mod inbox;
 mod members;
 mod outside;
@@ -24,6 +28,7 @@ pub use inbox::run as run_inbox;
 pub use members::Elders;
 pub use members::Members;
 pub use outside::run as run_outside;
+pub use publish::PUBLICATION_BYTES_MAX;
 pub use publish::Publication;
 pub use redis::Judged;
 pub use redis::run as run_raw;

@@ -10,8 +10,11 @@ use crate::event::Delivery;
 use crate::event::Event;
 use crate::event::EventName;
 use crate::event::Kind;
+use crate::event::RawName;
 use crate::jobs::compact_object;
 
+/// Longest body of one publication, in bytes.
+pub const PUBLICATION_BYTES_MAX: usize = 96 * 1024;
 /// Longest `data`, in bytes.
 const DATA_BYTES_MAX: usize = 64 * 1024;
 /// Longest `idempotencyKey`, in bytes.
@@ -73,6 +76,16 @@ impl Publication {
     #[must_use]
     pub fn is_ephemeral(&self) -> bool {
         self.event.delivery == Delivery::Ephemeral
+    }
+
+    /// The name of one that several nodes heard: of the publisher's own key, or the one that it has in the cluster.
+    #[must_use]
+    pub fn heard_as(&self, raw: RawName) -> EventOnce {
+        let name = match self.key {
+            Some(_) => self.once("").name().to_owned(),
+            None => format!("{:016x}{:016x}", raw.mark, raw.offset),
+        };
+        EventOnce::Heard { name, raw }
     }
 
     /// The name under which this is appended once: of the publisher's own key, or a new one for this request alone.

@@ -367,6 +367,11 @@ impl RawQueue {
         }
     }
 
+    /// Somebody who has heard more was there since the subscription.
+    pub(super) fn had_elder(&self) -> bool {
+        self.had_elder
+    }
+
     /// What this node's marks say.
     pub(super) fn standing(&self) -> Standing {
         let fronts = self.jobs.values().filter_map(|queue| queue.items.front());

@@ -19,12 +19,16 @@ use crate::broker::JobOutcome;
 use crate::broker::Once;
 use crate::broker::RawMessage;
 use crate::broker::Seed;
+use crate::broker::Standing;
+use crate::broker::TailMessage;
 use crate::clock;
 use crate::event::Id;
 use crate::event::LogId;
 use crate::event::RawName;
 use crate::ingest::Ingest;
 use crate::ingest::Members;
+use crate::ingest::channel_events;
+use crate::ingest::channel_events::EventLine;
 use crate::ingest::raw::Fate;
 use crate::ingest::raw::Held;
 use crate::ingest::raw::RawQueue;
@@ -63,10 +67,12 @@ pub async fn run(
     members: Members,
     mut raw: mpsc::Receiver<Vec<RawMessage>>,
     mut judged: mpsc::Receiver<Judged>,
+    told: mpsc::Sender<TailMessage>,
     stop: CancellationToken,
 ) {
-    let mut line = Line::new(&ingest, &members);
+    let mut line = Line::new(&ingest, &members, told);
     let (mut batches, mut questions) = (FuturesUnordered::new(), FuturesUnordered::new());
+    let mut events = FuturesUnordered::new();
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut heard = Vec::new();
@@ -76,6 +82,7 @@ pub async fn run(
             () = stop.cancelled() => return,
             Some(judged) = judged.recv() => line.strike_off(&judged),
             Some(appended) = batches.next(), if !batches.is_empty() => line.answered(appended),
+            Some(appended) = events.next(), if !events.is_empty() => line.events.answered(appended),
             Some(answer) = questions.next(), if !questions.is_empty() => line.seeded(answer),
             // Always taken in, whatever is under way: a queue that fills up behind us would look like a lost connection.
             count = raw.recv_many(&mut heard, GROUPS_MAX), if !raw.is_closed() || !raw.is_empty() => {
@@ -93,11 +100,15 @@ pub async fn run(
             }
             batches.push(append(&ingest, batch));
         }
+        let batch = line.events.queue.next_batch(|resource| members.owns(resource), now);
+        if !batch.is_empty() {
+            events.push(channel_events::append(&ingest, batch));
+        }
         while questions.len() < QUESTIONS_MAX && !line.unknown.is_empty() {
             let count = line.unknown.len().min(QUESTION_JOBS_MAX);
             questions.push(ask(&ingest, line.unknown.drain(..count).collect()));
         }
-        ingest.metrics.raw_held.set(i64::try_from(line.queue.held()).unwrap_or(i64::MAX));
+        ingest.metrics.raw_held.set(i64::try_from(line.held()).unwrap_or(i64::MAX));
     }
 }
 
@@ -105,6 +116,7 @@ struct Line<'a> {
     ingest: &'a Ingest,
     members: &'a Members,
     queue: RawQueue,
+    events: EventLine<'a>,
     /// Jobs that are under way to the database.
     unknown: Vec<Id>,
     subscription: u64,
@@ -113,9 +125,21 @@ struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    fn new(ingest: &'a Ingest, members: &'a Members) -> Self {
+    fn new(ingest: &'a Ingest, members: &'a Members, told: mpsc::Sender<TailMessage>) -> Self {
         let lag = ingest.metrics.ingest_lag.local();
-        Self { ingest, members, queue: RawQueue::default(), unknown: Vec::new(), subscription: 0, lag, said: None }
+        let (queue, events) = (RawQueue::default(), EventLine::new(ingest, told));
+        Self { ingest, members, queue, events, unknown: Vec::new(), subscription: 0, lag, said: None }
+    }
+
+    fn held(&self) -> usize {
+        self.queue.held() + self.events.queue.held()
+    }
+
+    /// What this node's marks say: of updates and events together, which come over one subscription.
+    fn standing(&self) -> Standing {
+        let updates = self.queue.standing();
+        let floor = self.events.queue.floor().map_or(updates.floor, |floor| floor.min(updates.floor));
+        Standing { before: updates.before + self.events.queue.before(), floor, ..updates }
     }
 
     fn strike_off(&mut self, judged: &Judged) {
@@ -125,14 +149,18 @@ impl<'a> Line<'a> {
         for (job, name) in &judged.names {
             self.queue.judged(job, *name);
         }
+        self.events.strike_off(&judged.names);
         self.queue.seen(judged.upto);
     }
 
     fn look(&mut self) {
         let now = Instant::now();
-        self.queue.catch_up(|since, before| self.members.elders(since, before), now);
+        let events_before = self.events.queue.before();
+        self.queue.catch_up(|since, before| self.members.elders(since, before + events_before), now);
+        let standing = self.standing();
+        self.events.look(standing.caught_up, self.queue.had_elder(), now);
         if let Some(broker) = self.ingest.broker.redis() {
-            broker.announce(self.subscription, self.queue.standing());
+            broker.announce(self.subscription, standing);
         }
         self.queue.look(|job| self.members.owns(job), now);
     }
@@ -143,13 +171,16 @@ impl<'a> Line<'a> {
             match message {
                 RawMessage::Subscribed { alone, number } => {
                     self.queue.subscribed(alone, now);
+                    self.events.queue.subscribed(alone);
                     self.members.forget();
                     self.subscription = number;
                 }
                 RawMessage::Mark { number, node, standing } => {
                     self.members.hear(node, standing);
                     self.queue.mark(number, now);
+                    self.events.queue.mark(number, now);
                 }
+                RawMessage::Event(bytes) => self.events.hear(&bytes, now),
                 RawMessage::Update(bytes) => match JobUpdate::parse(&bytes, None) {
                     Err(reject) => {
                         self.queue.skip();

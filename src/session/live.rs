@@ -30,6 +30,8 @@ pub struct Live {
     user: Id,
     /// Its name across reconnects, if the client gave it one.
     pub(super) session: Option<Box<str>>,
+    /// It is one poll.
+    pub(super) polls: bool,
     state: Mutex<State>,
 }
 
@@ -93,10 +95,16 @@ pub(super) struct Missed {
 }
 
 impl Live {
-    pub(super) fn new(id: ConnectionId, principal: Principal, grants: Arc<[Grant]>, session: Option<Box<str>>) -> Self {
+    pub(super) fn new(
+        id: ConnectionId,
+        principal: Principal,
+        grants: Arc<[Grant]>,
+        session: Option<Box<str>>,
+        polls: bool,
+    ) -> Self {
         let user = principal.user.id.clone();
         let state = State { principal, grants, edition: 0, unsaid: Vec::new(), begin: None, end: None };
-        Self { id, user, session, state: Mutex::new(state) }
+        Self { id, user, session, polls, state: Mutex::new(state) }
     }
 
     /// Its number, as clients write it.
@@ -105,7 +113,9 @@ impl Live {
         format!("{:016x}", self.id.0)
     }
 
-    pub(super) fn principal(&self) -> Principal {
+    /// Whose it is, by their newest token.
+    #[must_use]
+    pub fn principal(&self) -> Principal {
         self.state.lock().principal.clone()
     }
 

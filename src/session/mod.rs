@@ -13,6 +13,7 @@ mod replay;
 mod rights;
 mod stream;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -178,6 +179,8 @@ pub struct Request {
     pub session: Option<Box<str>>,
     /// Channels may be added later, so none is enough.
     pub may_be_empty: bool,
+    /// It is one poll of many: with a cursor, the client has been told the states before.
+    pub polls: bool,
 }
 
 /// What a channel may expect after (re)connecting.
@@ -250,4 +253,6 @@ pub struct Session {
     /// The beginning of the log in which the cursor was judged.
     generation: u64,
     until_done: bool,
+    /// The client was told the states of quiet jobs at its cursor, but for these channels.
+    told: Option<Box<HashSet<Channel>>>,
 }

@@ -1,5 +1,6 @@
 //! Deciding: who may see what, and from where the stream continues.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::event::Channel;
 use crate::event::Cursor;
 use crate::event::Id;
 use crate::event::Kind;
+use crate::event::LogId;
 use crate::event::Lookup;
 use crate::hub::ConnectionId;
 use crate::session::Denied;
@@ -98,13 +100,7 @@ impl Sessions {
         if request.until_done && request.channels.iter().any(|wish| !is_job(wish)) {
             return Err(ApiError::invalid("until"));
         }
-        let request = match &request.session {
-            Some(name) => {
-                let channels = self.as_edited(&request.principal, name, request.channels).await?;
-                Request { channels, may_be_empty: true, ..request }
-            }
-            None => request,
-        };
+        let (request, fresh) = self.with_edits(request).await?;
         let asked = self.authorizer.changes().now();
         let (grants, denied) = self.judge_channels(&request.principal, &request.channels).await;
         if grants.is_empty() && !(request.channels.is_empty() && request.may_be_empty) {
@@ -117,7 +113,7 @@ impl Sessions {
         }
         let wrote_me = grants.iter().any(|(_, alias)| alias.is_some());
         let grants = grants.into_iter().map(|(grant, _)| grant).collect();
-        let live = Live::new(ConnectionId(random()?), request.principal, grants, request.session);
+        let live = Live::new(ConnectionId(random()?), request.principal, grants, request.session, request.polls);
         let session = Session {
             sessions: Arc::clone(self),
             live: Arc::new(live),
@@ -128,11 +124,23 @@ impl Sessions {
             resume,
             generation,
             until_done: request.until_done,
+            told: request.polls.then(|| Box::new(fresh)),
         };
         if session.knows_the_end().await? {
             return Ok(Opened::NothingLeft);
         }
         Ok(Opened::Stream(Box::new(session)))
+    }
+
+    /// The wish as edits of a stream of its name have changed it, and the channels that joined after its cursor.
+    async fn with_edits(&self, request: Request) -> Result<(Request, HashSet<Channel>), ApiError> {
+        let Some(name) = &request.session else { return Ok((request, HashSet::new())) };
+        if request.polls {
+            self.supersede(&request.principal.user.id, name).await;
+        }
+        let at = if let Resume::From(cursor) = request.resume { cursor.at } else { LogId::ZERO };
+        let (channels, fresh) = self.as_edited(&request.principal, name, request.channels, at).await?;
+        Ok((Request { channels, may_be_empty: true, ..request }, fresh))
     }
 
     /// The current state of a job, as `job:update` carries it.
@@ -263,6 +271,27 @@ impl Session {
             .iter()
             .map(|grant| (grant.channel().as_str(), edit::alias_of(grant.channel(), self.wrote_me), verdict));
         Answer::of(channels, &self.denied)
+    }
+
+    /// The stream as others find it.
+    #[must_use]
+    pub fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
+    /// Whether everything after the client's cursor follows.
+    #[must_use]
+    pub fn is_resumed(&self) -> bool {
+        self.verdict == Verdict::Resumed
+    }
+
+    /// Verdicts and refusals, each as a JSON array.
+    #[must_use]
+    pub fn verdicts(&self) -> (String, String) {
+        let grants = self.live.grants();
+        let answer = self.answer(&grants);
+        let json = |value: Result<String, serde_json::Error>| value.unwrap_or_default();
+        (json(serde_json::to_string(&answer.channels)), json(serde_json::to_string(&answer.denied)))
     }
 
     /// The same as JSON.

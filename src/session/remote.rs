@@ -1,5 +1,6 @@
 //! Streams wherever they are: an edit reaches its stream through any instance, and is remembered for a stream that has a name.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -14,9 +15,12 @@ use crate::auth::Scopes;
 use crate::broker::BrokerError;
 use crate::broker::Call;
 use crate::broker::Heard;
+use crate::broker::Record;
 use crate::error::ApiError;
 use crate::event::Channel;
 use crate::event::Id;
+use crate::event::LogId;
+use crate::hub::CloseReason;
 use crate::hub::ConnectionId;
 use crate::session::Live;
 use crate::session::Requested;
@@ -58,8 +62,17 @@ pub fn is_session_name(text: &str) -> bool {
     plain && (8..=64).contains(&text.len())
 }
 
-/// An edit as nodes tell it each other.
+/// What nodes ask each other.
 #[derive(Debug, Serialize, Deserialize)]
+enum Question {
+    /// To edit a stream.
+    Patch(Patch),
+    /// To end a poll: another one of the same name has begun.
+    Supersede { user: String, session: String },
+}
+
+/// An edit as nodes tell it each other.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Patch {
     user: String,
     connection: Option<u64>,
@@ -127,7 +140,7 @@ impl Sessions {
         patch: &Patch,
         here: Option<String>,
     ) -> Result<String, ApiError> {
-        let question = serde_json::to_string(patch).unwrap_or_default();
+        let question = serde_json::to_string(&Question::Patch(patch.clone())).unwrap_or_default();
         let asked = self.broker.ask_nodes(&question, PATIENCE).await.map_err(|error| away(&error))?;
         let mut refused = None;
         let mut found = here;
@@ -156,10 +169,11 @@ impl Sessions {
             return Err(ApiError::not_found());
         }
         let edited = self.judge_wish(principal, &wish_of(patch, principal)).await;
-        let granted = edited.channels().map(|channel| (channel.as_str(), true));
+        let now = Some(self.hub.window().head().at);
+        let granted = edited.channels().map(|channel| (channel.as_str(), now));
         let unsubscribe = requested(patch.unsubscribe.iter().map(String::as_str), principal);
-        let left = unsubscribe.iter().filter_map(Requested::channel).map(|channel| (channel.as_str(), false));
-        let edits: Vec<(&str, bool)> = left.chain(granted).collect();
+        let left = unsubscribe.iter().filter_map(Requested::channel).map(|channel| (channel.as_str(), None));
+        let edits: Vec<(&str, Option<LogId>)> = left.chain(granted).collect();
         self.broker.edit_record(&key, &edits, self.record_kept).await.map_err(|error| away(&error))?;
         Ok(edited.to_json())
     }
@@ -191,12 +205,37 @@ impl Sessions {
         ReceiverStream::new(heard).for_each_concurrent(CALLS_AT_ONCE, answer).await;
     }
 
+    /// Ends the poll of this name that is under way, wherever it is: a client has one at a time.
+    pub(super) async fn supersede(&self, user: &Id, session: &str) {
+        self.supersede_here(user, session).await;
+        let question = Question::Supersede { user: user.to_string(), session: session.to_owned() };
+        let question = serde_json::to_string(&question).unwrap_or_default();
+        // Not waited for: two answers to one client are no harm.
+        drop(self.broker.ask_nodes(&question, Duration::ZERO).await);
+    }
+
+    async fn supersede_here(&self, user: &Id, session: &str) {
+        for live in self.lives.of(user) {
+            if live.polls && live.session.as_deref() == Some(session) {
+                self.end(&live, CloseReason::Superseded).await;
+            }
+        }
+    }
+
     async fn answer_call(&self, Call { question, answer }: Call) {
-        let Ok(patch) = serde_json::from_str::<Patch>(&question) else { return };
-        let outcome = match self.patch_here(&patch).await {
-            Ok(Some(answer)) => Outcome::Edited(answer),
-            Ok(None) => Outcome::NotHere,
-            Err(error) => Outcome::Refused { status: error.status },
+        let outcome = match serde_json::from_str::<Question>(&question) {
+            Ok(Question::Patch(patch)) => match self.patch_here(&patch).await {
+                Ok(Some(answer)) => Outcome::Edited(answer),
+                Ok(None) => Outcome::NotHere,
+                Err(error) => Outcome::Refused { status: error.status },
+            },
+            Ok(Question::Supersede { user, session }) => {
+                if let Ok(user) = Id::parse(&user) {
+                    self.supersede_here(&user, &session).await;
+                }
+                Outcome::NotHere
+            }
+            Err(_) => return,
         };
         // Whoever asked may have given up.
         drop(answer.send(serde_json::to_string(&outcome).unwrap_or_default()));
@@ -212,9 +251,9 @@ impl Sessions {
                 return;
             };
             let carried = live.channels();
-            let differs = |channel: &Channel, wanted: bool| carried.contains(channel) != wanted;
+            let wanted = valid(record).map(|(channel, since)| (channel, since.is_some()));
             let edits: Vec<(Channel, bool)> =
-                valid(record).filter(|(channel, wanted)| differs(channel, *wanted)).collect();
+                wanted.filter(|(channel, wanted)| carried.contains(channel) != *wanted).collect();
             if !edits.is_empty() {
                 let of =
                     |wanted: bool| edits.iter().filter(move |(_, w)| *w == wanted).map(|(channel, _)| channel.as_str());
@@ -225,31 +264,37 @@ impl Sessions {
         }
     }
 
-    /// The channels of a stream that has a name: those that were asked for, as edits have changed them since.
+    /// The channels of a stream that has a name: those that were asked for, as edits have changed them since; and which of them
+    /// joined after `at`.
     pub(super) async fn as_edited(
         &self,
         user: &Principal,
         name: &str,
         wishes: Vec<Requested>,
-    ) -> Result<Vec<Requested>, ApiError> {
+        at: LogId,
+    ) -> Result<(Vec<Requested>, HashSet<Channel>), ApiError> {
         let record = self.broker.open_record(&record_key(&user.user.id, name), self.record_kept).await;
-        let edits: Vec<(Channel, bool)> = valid(record.map_err(|error| away(&error))?).collect();
-        let left =
-            |wish: &Requested| wish.channel().is_some_and(|of| edits.iter().any(|(c, carried)| c == of && !carried));
+        let edits: Vec<(Channel, Option<LogId>)> = valid(record.map_err(|error| away(&error))?).collect();
+        let left = |wish: &Requested| {
+            wish.channel().is_some_and(|of| edits.iter().any(|(c, since)| c == of && since.is_none()))
+        };
         let mut edited: Vec<Requested> = wishes.into_iter().filter(|wish| !left(wish)).collect();
-        for (channel, _) in edits.iter().filter(|(_, carried)| *carried) {
+        for (channel, _) in edits.iter().filter(|(_, since)| since.is_some()) {
             if !edited.iter().any(|wish| wish.channel() == Some(channel)) && edited.len() < self.channels_max {
                 edited.push(Requested::Channel { channel: channel.clone(), alias: None });
             }
         }
-        Ok(edited)
+        let fresh = edits.into_iter().filter(|(_, since)| since.is_some_and(|since| since >= at));
+        Ok((edited, fresh.map(|(channel, _)| channel).collect()))
     }
 
     /// Remembers an edit of a stream that has a name, before anybody is told of it.
     pub(super) async fn remember(&self, live: &Live, join: &[&Channel], leave: &[Channel]) -> Result<(), ApiError> {
         let Some(name) = &live.session else { return Ok(()) };
-        let left = leave.iter().map(|channel| (channel.as_str(), false));
-        let edits: Vec<(&str, bool)> = left.chain(join.iter().map(|channel| (channel.as_str(), true))).collect();
+        let now = Some(self.hub.window().head().at);
+        let left = leave.iter().map(|channel| (channel.as_str(), None));
+        let edits: Vec<(&str, Option<LogId>)> =
+            left.chain(join.iter().map(|channel| (channel.as_str(), now))).collect();
         if edits.is_empty() {
             return Ok(());
         }
@@ -286,8 +331,8 @@ fn wish_of(patch: &Patch, principal: &Principal) -> Wish {
 }
 
 /// What stands in Redis is checked like everything that comes from outside.
-fn valid(record: crate::broker::Record) -> impl Iterator<Item = (Channel, bool)> {
-    record.into_iter().filter_map(|(channel, carried)| Some((Channel::parse(&channel).ok()?, carried)))
+fn valid(record: Record) -> impl Iterator<Item = (Channel, Option<LogId>)> {
+    record.into_iter().filter_map(|(channel, since)| Some((Channel::parse(&channel).ok()?, since)))
 }
 
 /// Of user and name; a hash, because a client chose the name.

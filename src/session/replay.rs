@@ -138,7 +138,11 @@ impl Session {
 
     /// Snapshots of the jobs of which the replay said nothing, all as of `progress.at`; `None`: a state is newer than that, replay on.
     pub(super) async fn snapshots(&self, progress: &mut Progress) -> Result<Option<VecDeque<Frame>>, ApiError> {
-        let silent = |channel: &&Channel| channel.kind() == Kind::Jobs && !progress.said.contains_key(*channel);
+        let resumed = self.verdict == Verdict::Resumed;
+        let told = |channel: &Channel| resumed && self.told.as_ref().is_some_and(|but| !but.contains(channel));
+        let silent = |channel: &&Channel| {
+            channel.kind() == Kind::Jobs && !progress.said.contains_key(*channel) && !told(channel)
+        };
         let silent: Vec<Channel> = progress.channels.iter().filter(silent).cloned().collect();
         let states = self.sessions.states(&silent, progress.at.at).await?;
         let in_log = states.values().filter(|state| state.in_log);

@@ -3,7 +3,8 @@
 //! This module must not know the broker or the store.
 
 pub mod plain;
+pub mod poll;
 pub mod sse;
-pub mod ws;
 #[cfg(test)]
 mod tests;
+pub mod ws;

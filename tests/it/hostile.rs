@@ -547,6 +547,8 @@ async fn the_openapi_document_names_every_route() {
     let paths: Vec<&String> = document["paths"].as_object().unwrap().keys().collect();
     for path in [
         "/v1/events",
+        "/v1/ws",
+        "/v1/poll",
         "/v1/streams/{id}",
         "/v1/jobs/{id}",
         "/v1/jobs/{id}/updates",
@@ -560,7 +562,7 @@ async fn the_openapi_document_names_every_route() {
     ] {
         assert!(paths.iter().any(|known| *known == path), "{path}");
     }
-    assert_eq!(paths.len(), 11);
+    assert_eq!(paths.len(), 14);
     app.app.stop().await;
 }
 

@@ -165,7 +165,8 @@ impl Runner {
         let client = redis::Client::open(self.world.config.redis_url.expose()).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await.unwrap();
         let mut call = redis::cmd(command);
-        call.arg(&self.world.config.job_updates_channel);
+        let config = &self.world.config;
+        call.arg(if target == "channel-events" { &config.channel_events_channel } else { &config.job_updates_channel });
         match body.strip_prefix("* data ") {
             Some(body) => call.arg("*").arg("data").arg(body),
             None => call.arg(body),

@@ -18,10 +18,10 @@ const IMPORTS: &[(&str, &str)] = &[
     ("config", ""),
     ("jobs", "event"),
     ("telemetry", "config"),
-    ("limits", "config error telemetry"),
+    ("limits", "event config error"),
     ("store", "event config telemetry jobs"),
     ("auth", "event config telemetry store error cache"),
-    ("broker", "event config telemetry jobs"),
+    ("broker", "event config telemetry jobs auth"),
     ("hub", "event config telemetry error auth"), // error: for the code of a close reason; auth: for `Grant`
     ("presence", "event config telemetry auth broker"),
     ("ingest", "event jobs config telemetry error auth broker store"), // store: seeds a lost state, writes states back

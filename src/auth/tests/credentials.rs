@@ -1,5 +1,6 @@
 //! B-16, B-17, B-19, B-76, B-77: where a credential stands, and what several of them mean. And who that is then.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::http::HeaderMap;
@@ -14,8 +15,11 @@ use crate::auth::Caller;
 use crate::auth::Credentials;
 use crate::auth::Directory;
 use crate::auth::TokenVerifier;
+use crate::broker::Broker;
+use crate::broker::MemoryBroker;
 use crate::config::Config;
 use crate::config::Secret;
+use crate::jobs::TerminalStatuses;
 use crate::telemetry::Metrics;
 
 fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
@@ -42,6 +46,7 @@ impl Door {
         let authenticator = Authenticator::new(
             verifier,
             Arc::new(Directory::new(bench.store.clone(), &config)),
+            Broker::Memory(MemoryBroker::new(TerminalStatuses::new(BTreeSet::new()))).tickets(),
             &config,
             &Metrics::new(),
         );

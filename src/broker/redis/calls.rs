@@ -28,6 +28,7 @@ use crate::broker::Record;
 use crate::broker::RedisBroker;
 use crate::broker::redis::Shared;
 use crate::broker::redis::link::Backoff;
+use crate::event::LogId;
 
 /// Messages that may wait between the connection and us.
 const WAITING_MAX: usize = 4096;
@@ -102,18 +103,19 @@ impl RedisBroker {
         pipe.hgetall(&key);
         let (record,): (Vec<(String, String)>,) = self.shared.link.pipe(&pipe).await?;
         let edits = record.into_iter().filter(|(channel, _)| channel != THERE);
-        Ok(edits.map(|(channel, carried)| (channel, carried == "1")).collect())
+        Ok(edits.map(|(channel, since)| (channel, since.parse().ok())).collect())
     }
 
     pub(in crate::broker) async fn edit_record(
         &self,
         key: &str,
-        edits: &[(&str, bool)],
+        edits: &[(&str, Option<LogId>)],
         kept: Duration,
     ) -> Result<(), BrokerError> {
         let key = self.shared.record_key(key);
-        let mut fields = vec![(THERE, "1")];
-        fields.extend(edits.iter().map(|(channel, carried)| (*channel, if *carried { "1" } else { "0" })));
+        let mut fields = vec![(THERE, "1".to_owned())];
+        let since = |at: &Option<LogId>| at.map_or("gone".to_owned(), |at| at.to_string());
+        fields.extend(edits.iter().map(|(channel, at)| (*channel, since(at))));
         let mut pipe = redis::pipe();
         pipe.atomic().hset_multiple(&key, &fields).ignore();
         pipe.cmd("PEXPIRE").arg(&key).arg(millis(kept)).ignore();

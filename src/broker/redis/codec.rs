@@ -77,7 +77,7 @@ impl Reader {
         let names = job.map(|job| self.names(job)).transpose().ok()?;
         let class = fields.get(2).zip(fields.get(3)).and_then(|(class, rest)| Some((text(class)?, text(rest)?)));
         let event = match (class, &names) {
-            (Some(("e", rest)), None) => event(rest, accepted_us),
+            (Some(("e", rest)), _) => event(rest, accepted_us),
             (Some((class, body)), Some((job, channel))) => self.job_event(class, body, job, channel, accepted_us),
             _ => None,
         };

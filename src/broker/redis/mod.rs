@@ -2,7 +2,9 @@
 //!
 //! Keys, all below `{prefix}:` and for this module alone:
 //! `log` the stream · `log:meta` epoch, count, last trimmed entry · `log:milestones` every so many-th entry · `state:{id}` a
-//! job's state · `stream:{hash}` edits of a stream by its name · `u:{job}:{digest}` an `updateId` · `o:{name}` an append's name · `inbox` position in the durable inbox · `inbox:lease` who reads it · `marks` the mark counter.
+//! job's state · `stream:{hash}` edits of a stream by its name · `u:{job}:{digest}` an `updateId` · `o:{name}` an append's name ·
+//! `inbox` position in the durable inbox · `inbox:lease` who reads it · `marks` the mark counter ·
+//! `ticket:{hash}` a ticket · `cookies:{user}` the cookies of spent ones.
 //! Channels: `{prefix}:marks`, `{prefix}:ephemeral`, `{prefix}:calls`, `{prefix}:node:{node}`.
 
 mod calls;
@@ -12,6 +14,7 @@ mod link;
 mod pack;
 mod raw;
 mod tail;
+mod tickets;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -46,6 +49,7 @@ use codec::Reader;
 pub use inbox::InboxReader;
 use link::Link;
 use pack::Packed;
+pub(super) use tickets::RedisTickets;
 
 /// How long an `updateId` or the name of an append is remembered.
 const ONCE_KEPT_MS: u64 = 600_000;
@@ -68,6 +72,7 @@ pub struct RedisSettings {
     pub url: crate::config::Secret,
     pub prefix: String,
     pub job_updates_channel: String,
+    pub channel_events_channel: String,
     pub retention: Duration,
     pub entries_max: usize,
     pub window: WindowLimits,
@@ -337,7 +342,8 @@ impl Shared {
         for append in batch {
             let kept_ms = if append.once.may_come_again() { ONCE_KEPT_MS } else { ASKED_AGAIN_MS };
             head.truncate(0);
-            head.head(Fingerprint::random(), append.event.accepted_us, None);
+            let heard = append.once.raw().map(|raw| (append.event.channel.id(), Some(raw)));
+            head.head(Fingerprint::random(), append.event.accepted_us, heard);
             call.arg(kept_ms).arg(head.as_bytes()).arg(codec::event_text(append.event));
         }
         (call, count)

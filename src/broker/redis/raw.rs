@@ -98,7 +98,8 @@ async fn subscribe(shared: &Shared) -> Result<Inbox, redis::RedisError> {
     let client = redis::Client::open(info.set_redis_settings(settings))?;
     let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
     let (settings, keys) = (&shared.settings, &shared.keys);
-    let channels = [&settings.job_updates_channel, &keys.marks_channel, &keys.ephemeral_channel];
+    let (updates, events) = (&settings.job_updates_channel, &settings.channel_events_channel);
+    let channels = [updates, events, &keys.marks_channel, &keys.ephemeral_channel];
     connection.subscribe(&channels[..]).await?;
     Ok(Inbox { messages, bytes, lost, connection })
 }
@@ -195,6 +196,8 @@ fn message(shared: &Shared, push: PushInfo) -> Option<Heard> {
     let (settings, keys) = (&shared.settings, &shared.keys);
     if channel == settings.job_updates_channel.as_bytes() {
         Some(Heard::Raw(RawMessage::Update(payload), None))
+    } else if channel == settings.channel_events_channel.as_bytes() {
+        Some(Heard::Raw(RawMessage::Event(payload), None))
     } else if channel == keys.marks_channel.as_bytes() {
         let (number, node, nonce, standing) = codec::read_mark(std::str::from_utf8(&payload).ok()?)?;
         let mine = (node == shared.node).then_some(nonce);

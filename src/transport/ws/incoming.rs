@@ -95,8 +95,8 @@ fn split(bytes: &[u8]) -> Result<Option<(FrameHeader, &[u8], &[u8])>, CloseReaso
     let mut cursor = Cursor::new(bytes);
     let parsed = FrameHeader::parse(&mut cursor).map_err(|_| CloseReason::BadFrame)?;
     let Some((header, length)) = parsed else {
-        // The first two bytes say enough to refuse what must not come.
-        return if early(bytes) { Err(CloseReason::BadFrame) } else { Ok(None) };
+        // What is there says enough to refuse what must not come.
+        return early(bytes).map_or(Ok(None), Err);
     };
     check(&header, length)?;
     let from = usize::try_from(cursor.position()).unwrap_or(usize::MAX);
@@ -112,17 +112,23 @@ fn check(header: &FrameHeader, length: u64) -> Result<(), CloseReason> {
         OpCode::Control(control) => matches!(control, Control::Reserved(_)),
     };
     let is_control = matches!(header.opcode, OpCode::Control(_));
-    if reserved || unknown || header.mask.is_none() || (is_control && (!header.is_final || length > CONTROL_BYTES_MAX)) {
+    if reserved || unknown || header.mask.is_none() || (is_control && (!header.is_final || length > CONTROL_BYTES_MAX))
+    {
         return Err(CloseReason::BadFrame);
     }
     // Said before it is sent: nothing of it is waited for.
     if length > MESSAGE_BYTES_MAX as u64 { Err(CloseReason::TooBig) } else { Ok(()) }
 }
 
-/// Whether a header that is not whole is wrong already: reserved bits, or no mask.
-fn early(bytes: &[u8]) -> bool {
-    let first = bytes.first().is_some_and(|first| first & 0x70 != 0);
-    first || bytes.get(1).is_some_and(|second| second & 0x80 == 0)
+/// What is wrong with a header that is not whole yet: reserved bits, no mask, a length beyond everything.
+fn early(bytes: &[u8]) -> Option<CloseReason> {
+    let is_reserved = bytes.first().is_some_and(|first| first & 0x70 != 0);
+    let second = bytes.get(1).copied();
+    if is_reserved || second.is_some_and(|second| second & 0x80 == 0) {
+        return Some(CloseReason::BadFrame);
+    }
+    let length = bytes.get(2..).and_then(|rest| rest.first_chunk::<8>()).filter(|_| second == Some(0xFF))?;
+    (u64::from_be_bytes(*length) > MESSAGE_BYTES_MAX as u64).then_some(CloseReason::TooBig)
 }
 
 fn control_frame(control: Control, payload: Vec<u8>) -> Result<Message, CloseReason> {

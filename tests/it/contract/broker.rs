@@ -52,6 +52,7 @@ pub(super) fn settings(url: String, prefix: String) -> RedisSettings {
     RedisSettings {
         url: Secret::new(url),
         job_updates_channel: format!("{prefix}-updates"),
+        channel_events_channel: format!("{prefix}-events"),
         prefix,
         retention: Duration::from_secs(600),
         entries_max: 100_000,

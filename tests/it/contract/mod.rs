@@ -7,3 +7,4 @@ mod broker_trim;
 mod broker_twins;
 pub(crate) mod store;
 mod store_postgres;
+mod tickets;

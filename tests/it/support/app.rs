@@ -59,6 +59,7 @@ impl World {
         config.redis_url = Secret::new(server.url());
         config.redis_prefix = format!("t{:016x}", fastrand::u64(..));
         config.job_updates_channel = format!("{}-updates", config.redis_prefix);
+        config.channel_events_channel = format!("{}-events", config.redis_prefix);
         Self::over(config).await
     }
 
@@ -126,6 +127,7 @@ impl World {
             ("REDIS_URL", config.redis_url.expose().to_owned()),
             ("REDIS_PREFIX", config.redis_prefix.clone()),
             ("JOB_UPDATES_CHANNEL", config.job_updates_channel.clone()),
+            ("CHANNEL_EVENTS_CHANNEL", config.channel_events_channel.clone()),
             ("DATABASE_URL", config.database_url.expose().to_owned()),
             ("DATA_DIR", config.data_dir.display().to_string()),
             ("JWT_SECRET", tokens::SECRET.to_owned()),
@@ -233,8 +235,11 @@ impl TestApp {
     /// Nothing is left of any stream.
     pub async fn until_empty(&self) {
         eventually("no stream and no subscription is left", Duration::from_secs(10), async || {
-            let streams = self.metric("realtime_active_connections{transport=\"sse\"}");
-            (streams == 0.0 && self.metric("realtime_subscriptions") == 0.0).then_some(())
+            let of =
+                |transport: &str| self.metric(&format!("realtime_active_connections{{transport=\"{transport}\"}}"));
+            (["sse", "ws", "poll"].into_iter().map(of).sum::<f64>() == 0.0
+                && self.metric("realtime_subscriptions") == 0.0)
+                .then_some(())
         })
         .await;
     }

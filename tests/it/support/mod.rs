@@ -21,5 +21,6 @@ pub mod redis;
 pub mod sse;
 pub mod tokens;
 pub mod wire;
+pub mod ws;
 
 pub use eventually::eventually;

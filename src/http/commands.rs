@@ -1,0 +1,161 @@
+//! What clients ask for on a WebSocket (protocol §5): the same as by HTTP, with the same checks and the same budget.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
+
+use serde::Deserialize;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::auth::Caller;
+use crate::clock;
+use crate::error::ApiError;
+use crate::http::AppState;
+use crate::http::caller::within_rate;
+use crate::http::ingest;
+use crate::hub::CloseReason;
+use crate::hub::Frame;
+use crate::session::Answer;
+use crate::session::Live;
+use crate::session::Resume;
+use crate::session::Wish;
+use crate::session::requested;
+use crate::transport::ws;
+
+/// Messages beyond the budget, in a row, after which the client is cut off: it does not mind being told.
+const REFUSED_MAX: u32 = 100;
+
+/// Does what the client of one WebSocket asks for.
+#[derive(Debug)]
+pub(super) struct Commander {
+    shared: AppState,
+    /// Messages refused since the last one that was not.
+    refused: AtomicU32,
+}
+
+/// A message. Which fields it needs depends on its type.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Wire<'a> {
+    #[serde(rename = "type")]
+    kind: String,
+    id: Option<u64>,
+    channels: Vec<String>,
+    cursor: Option<String>,
+    token: Option<String>,
+    channel: Option<String>,
+    event: Option<String>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    ephemeral: bool,
+}
+
+#[derive(Serialize)]
+struct Ack<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<u64>,
+    #[serde(flatten)]
+    answer: Option<Answer<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cursor: Option<String>,
+}
+
+fn ack(id: Option<u64>, answer: Option<Answer<'_>>, cursor: Option<String>) -> Frame {
+    let ack = Ack { kind: "ack", id, answer, cursor };
+    ws::message(&serde_json::to_string(&ack).unwrap_or_default())
+}
+
+impl ws::Commands for Commander {
+    fn run<'a>(&'a self, live: &'a Arc<Live>, text: String) -> ws::Done<'a> {
+        Box::pin(async move { self.obey(live, &text).await })
+    }
+}
+
+impl Commander {
+    pub(super) fn new(shared: AppState) -> Self {
+        Self { shared, refused: AtomicU32::new(0) }
+    }
+
+    async fn obey(&self, live: &Arc<Live>, text: &str) {
+        let caller = Caller::User(live.principal());
+        let parsed = serde_json::from_str::<Wire<'_>>(text).ok().filter(|_| text.trim_start().starts_with('{'));
+        let id = parsed.as_ref().and_then(|wire| wire.id);
+        let result = match within_rate(&self.shared, &caller, 1) {
+            Ok(()) => {
+                self.refused.store(0, Ordering::Relaxed);
+                match parsed {
+                    Some(wire) => self.act(live, &caller, wire).await,
+                    None => Err(ApiError::invalid("message")),
+                }
+            }
+            Err(error) => {
+                if self.refused.fetch_add(1, Ordering::Relaxed) >= REFUSED_MAX {
+                    return self.shared.sessions.end(live, CloseReason::TooMuch).await;
+                }
+                Err(error)
+            }
+        };
+        match result {
+            Ok(None) => {}
+            Ok(Some(frame)) => self.shared.sessions.tell(live, frame).await,
+            Err(error) => self.shared.sessions.tell(live, ws::error(id, &error)).await,
+        }
+    }
+
+    /// Answers what is still to be told.
+    async fn act(&self, live: &Arc<Live>, caller: &Caller, wire: Wire<'_>) -> Result<Option<Frame>, ApiError> {
+        match wire.kind.as_str() {
+            "subscribe" => self.subscribe(live, &wire).await.map(|()| None),
+            "unsubscribe" => self.unsubscribe(live, &wire).await.map(|()| None),
+            "auth" => self.renew(live, &wire).await.map(|()| None),
+            "publish" => self.publish(caller, &wire).await.map(Some),
+            "ping" => Ok(Some(ws::message("{\"type\":\"pong\"}"))),
+            _ => Err(ApiError::invalid("type")),
+        }
+    }
+
+    async fn edit(&self, live: &Arc<Live>, wish: Wish, id: Option<u64>) -> Result<(), ApiError> {
+        self.shared.sessions.edit(live, wish, |edited| Some(ack(id, Some(edited.answer()), None))).await.map(drop)
+    }
+
+    async fn subscribe(&self, live: &Arc<Live>, wire: &Wire<'_>) -> Result<(), ApiError> {
+        if wire.channels.is_empty() {
+            return Err(ApiError::invalid("channels"));
+        }
+        let subscribe = requested(wire.channels.iter().map(String::as_str), &live.principal());
+        let resume = Resume::parse(wire.cursor.as_deref());
+        self.edit(live, Wish { subscribe, unsubscribe: Vec::new(), principal: None, resume }, wire.id).await
+    }
+
+    async fn unsubscribe(&self, live: &Arc<Live>, wire: &Wire<'_>) -> Result<(), ApiError> {
+        if wire.channels.is_empty() {
+            return Err(ApiError::invalid("channels"));
+        }
+        let unsubscribe = requested(wire.channels.iter().map(String::as_str), &live.principal());
+        let wish = Wish { subscribe: Vec::new(), unsubscribe, principal: None, resume: Resume::Fresh };
+        self.edit(live, wish, wire.id).await
+    }
+
+    /// A newer token of the same user.
+    async fn renew(&self, live: &Arc<Live>, wire: &Wire<'_>) -> Result<(), ApiError> {
+        let token = wire.token.as_deref().ok_or(ApiError::invalid("token"))?;
+        let verified = self.shared.authenticator.verify_token(token, clock::now_s()).await;
+        let principal = Some(verified.map_err(|failure| failure.to_api_error())?);
+        let wish = Wish { subscribe: Vec::new(), unsubscribe: Vec::new(), principal, resume: Resume::Fresh };
+        self.edit(live, wish, wire.id).await
+    }
+
+    async fn publish(&self, caller: &Caller, wire: &Wire<'_>) -> Result<Frame, ApiError> {
+        let body = serde_json::json!({
+            "channel": wire.channel.as_deref().ok_or(ApiError::invalid("channel"))?,
+            "event": wire.event,
+            "data": wire.data.ok_or(ApiError::invalid("data"))?,
+            "ephemeral": wire.ephemeral,
+        });
+        let cursor = ingest::publish_one(&self.shared, caller, body.to_string().as_bytes()).await?;
+        Ok(ack(wire.id, None, cursor.map(|cursor| cursor.to_string())))
+    }
+}
