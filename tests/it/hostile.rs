@@ -551,6 +551,7 @@ async fn the_openapi_document_names_every_route() {
         "/v1/jobs/{id}/updates",
         "/v1/publish",
         "/v1/publish/batch",
+        "/v1/tickets",
         "/health",
         "/health/live",
         "/health/ready",
@@ -559,7 +560,7 @@ async fn the_openapi_document_names_every_route() {
     ] {
         assert!(paths.iter().any(|known| *known == path), "{path}");
     }
-    assert_eq!(paths.len(), 10);
+    assert_eq!(paths.len(), 11);
     app.app.stop().await;
 }
 
