@@ -76,7 +76,7 @@ struct World {
     now: Instant,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Step {
     Publish(u8),
     Skip,
@@ -170,10 +170,9 @@ impl World {
                 self.look();
             }
             Step::Batch(at) => {
-                let Some(able) = self.nodes.get(at).filter(|node| node.alive && node.under_way.is_empty()) else {
+                if !self.nodes.get(at).is_some_and(|node| node.alive && node.under_way.is_empty()) {
                     return;
-                };
-                let _: &Node = able;
+                }
                 let mut queue = std::mem::take(&mut self.nodes[at].queue);
                 self.nodes[at].under_way = queue.next_batch(|resource| self.owner(resource) == at, now);
                 self.nodes[at].queue = queue;

@@ -554,6 +554,7 @@ async fn the_openapi_document_names_every_route() {
         "/v1/jobs/{id}/updates",
         "/v1/publish",
         "/v1/publish/batch",
+        "/v1/tickets",
         "/health",
         "/health/live",
         "/health/ready",
