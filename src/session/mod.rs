@@ -13,7 +13,6 @@ mod replay;
 mod rights;
 mod stream;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,6 +47,7 @@ use crate::event::Channel;
 use crate::event::Cursor;
 use crate::hub::Hub;
 use crate::hub::OutboxLimits;
+use crate::hub::Pending;
 use crate::jobs::TerminalStatuses;
 use crate::store::Store;
 use crate::telemetry::Metrics;
@@ -254,5 +254,5 @@ pub struct Session {
     generation: u64,
     until_done: bool,
     /// The client was told the states of quiet jobs at its cursor, but for these channels.
-    told: Option<Box<HashSet<Channel>>>,
+    told: Pending,
 }

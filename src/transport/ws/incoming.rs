@@ -90,8 +90,11 @@ impl Incoming {
     }
 }
 
+/// A frame's header and payload, still masked, and what follows it.
+type First<'a> = (FrameHeader, &'a [u8], &'a [u8]);
+
 /// The first frame and what follows it; `None`: it is not whole yet.
-fn split(bytes: &[u8]) -> Result<Option<(FrameHeader, &[u8], &[u8])>, CloseReason> {
+fn split(bytes: &[u8]) -> Result<Option<First<'_>>, CloseReason> {
     let mut cursor = Cursor::new(bytes);
     let parsed = FrameHeader::parse(&mut cursor).map_err(|_| CloseReason::BadFrame)?;
     let Some((header, length)) = parsed else {

@@ -10,15 +10,15 @@ use crate::transport::ws::incoming::Message;
 /// A client's frame.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut out = vec![first];
-    match payload.len() {
-        short @ 0..126 => out.push(0x80 | short as u8),
-        middle @ 126..65536 => {
+    match (u8::try_from(payload.len()), u16::try_from(payload.len())) {
+        (Ok(short @ ..126), _) => out.push(0x80 | short),
+        (_, Ok(middle)) => {
             out.push(0x80 | 126);
-            out.extend((middle as u16).to_be_bytes());
+            out.extend(middle.to_be_bytes());
         }
-        long => {
+        _ => {
             out.push(0x80 | 127);
-            out.extend((long as u64).to_be_bytes());
+            out.extend((payload.len() as u64).to_be_bytes());
         }
     }
     let mask = [1, 2, 3, 4];
