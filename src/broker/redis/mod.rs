@@ -10,6 +10,10 @@ mod inbox;
 mod link;
 mod pack;
 mod raw;
+mod reading;
+mod resp;
+#[cfg(test)]
+mod resp_tests;
 mod tail;
 
 use std::sync::Arc;
@@ -116,7 +120,6 @@ struct Keys {
 struct Scripts {
     append: Script,
     publish: Script,
-    open: Script,
     locate: Script,
     probe: Script,
 }
@@ -143,7 +146,6 @@ impl RedisBroker {
         let scripts = Scripts {
             append: with_log(include_str!("append.lua")),
             publish: with_log(include_str!("publish.lua")),
-            open: Script::new(include_str!("open.lua")),
             locate: Script::new(include_str!("locate.lua")),
             probe: Script::new(include_str!("probe.lua")),
         };
