@@ -2,6 +2,7 @@
 
 mod lane;
 mod outbox;
+mod panic;
 mod registry;
 
 use crate::event::Channel;
