@@ -4,6 +4,7 @@
 //! should have been sent: so what delays the publisher (as a full server does) shows as latency and can't hide there.
 
 mod batches;
+mod line;
 mod posts;
 mod redis;
 
