@@ -161,6 +161,7 @@ async fn postgres_away_denies_nothing_for_good_and_grants_nothing() {
 async fn a_batch_in_the_middle_of_which_redis_fails_says_what_became_of_each() {
     let server = RedisServer::start(RedisOptions::default()).await;
     let world = World::on(&server).await;
+    world.people(&[("ada", &[])]).await;
     world.document("d", "ada", &[]).await;
     let app = world.start().await;
     let mut stream = app.stream("ada", "docs.d").await;
@@ -200,6 +201,7 @@ async fn a_batch_in_the_middle_of_which_redis_fails_says_what_became_of_each() {
 async fn a_batch_that_redis_freezes_in_is_repeated_without_doubles() {
     let mut server = RedisServer::start(RedisOptions::default()).await;
     let world = World::on(&server).await;
+    world.people(&[("ada", &[])]).await;
     world.document("d", "ada", &[]).await;
     let app = world.start().await;
     let mut stream = app.stream("ada", "docs.d").await;
