@@ -102,8 +102,9 @@ impl Field {
         if server == Server::Tidings {
             postgres.seed(&run, shape.streams, shape.spread(), shape.jobs).await?;
         }
-        let reader = Part::start(Core::Inherited, &reader_args(setup, &stack, server, way, &shape, &run)?)?;
-        let publisher = Part::start(Core::Inherited, &publisher_args(setup, &stack, server, way, &shape, &run)?)?;
+        let ground = Ground { setup, stack: &stack, server, way, shape: &shape, run: &run };
+        let reader = Part::start(Core::Inherited, &reader_args(&ground)?)?;
+        let publisher = Part::start(Core::Inherited, &publisher_args(&ground)?)?;
         let postgres_pid = postgres.pid();
         Ok(Self { reader, publisher, stack, postgres_pid, server, way, shape, sent: 0, phase: 0 })
     }
@@ -228,14 +229,18 @@ pub(crate) fn way_name(way: Way) -> &'static str {
     }
 }
 
-fn reader_args(
-    setup: &Setup,
-    stack: &Stack,
+/// What the reader and the publisher of one field are told.
+struct Ground<'a> {
+    setup: &'a Setup,
+    stack: &'a Stack,
     server: Server,
     way: Way,
-    shape: &Shape,
-    run: &str,
-) -> Result<Vec<String>, Failure> {
+    shape: &'a Shape,
+    run: &'a str,
+}
+
+fn reader_args(ground: &Ground<'_>) -> Result<Vec<String>, Failure> {
+    let Ground { setup, stack, server, way, shape, run } = *ground;
     // A batch carries no job updates, so documents stand for jobs there.
     let (kind, other) = if way == Way::Durable { ("jobs", "docs") } else { ("docs", "jobs") };
     let job = if shape.shared { "0" } else { "{job}" };
@@ -267,14 +272,8 @@ fn reader_args(
     Ok(args)
 }
 
-fn publisher_args(
-    setup: &Setup,
-    stack: &Stack,
-    server: Server,
-    way: Way,
-    shape: &Shape,
-    run: &str,
-) -> Result<Vec<String>, Failure> {
+fn publisher_args(ground: &Ground<'_>) -> Result<Vec<String>, Failure> {
+    let Ground { setup, stack, server, way, shape, run } = *ground;
     let jobs = if shape.shared { 1 } else { shape.jobs }.to_string();
     let mut args = words(&["publisher", "--run", run, "--jobs", &jobs]);
     match (&setup.publish_template, &stack.redis, way) {

@@ -2,15 +2,13 @@
 //!
 //! A job always takes the same connection: two batches under way could otherwise overtake each other.
 
-use std::collections::VecDeque;
-
 use crate::Failure;
 use crate::now_us;
 use crate::options::PublisherRole;
 use crate::publisher::Left;
 use crate::publisher::Sink;
 use crate::publisher::Update;
-use crate::publisher::posts::Connection;
+use crate::publisher::line::Lines;
 
 /// What the protocol takes.
 const BATCH_MAX: usize = 1_000;
@@ -18,8 +16,7 @@ const CONNECTIONS: usize = 4;
 
 #[derive(Debug)]
 pub(super) struct Batches {
-    /// A connection, and what waits for it.
-    lines: Vec<(Connection, VecDeque<Update>)>,
+    lines: Lines,
     head: String,
     /// `docs.load-{run}-{job}`
     channel: String,
@@ -29,8 +26,7 @@ pub(super) struct Batches {
 impl Batches {
     pub(super) fn connect(role: &PublisherRole) -> Result<Self, Failure> {
         let addr = role.batch.ok_or("the publisher has no target")?;
-        let connect = |_| Ok((Connection::connect(addr)?, VecDeque::new()));
-        let lines = (0..CONNECTIONS).map(connect).collect::<Result<_, Failure>>()?;
+        let lines = Lines::connect(addr, CONNECTIONS)?;
         let head = format!(
             "POST /v1/publish/batch HTTP/1.1\r\nHost: {addr}\r\nAuthorization: ApiKey {}\r\n\
              Content-Type: application/json\r\nContent-Length: ",
@@ -43,16 +39,12 @@ impl Batches {
 
 impl Sink for Batches {
     fn push(&mut self, update: Update) -> Result<(), Failure> {
-        let line = usize::try_from(update.job)? % self.lines.len();
-        if let Some((_, waiting)) = self.lines.get_mut(line) {
-            waiting.push_back(update);
-        }
-        Ok(())
+        self.lines.push(update)
     }
 
     fn flush(&mut self) -> Result<Left, Failure> {
         let mut left = Left::Nothing;
-        for (connection, waiting) in &mut self.lines {
+        for (connection, waiting) in self.lines.iter_mut() {
             if let Some(answer) = connection.answer()? {
                 // A receipt for each, or an error in its place.
                 self.refused +=

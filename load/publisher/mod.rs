@@ -4,6 +4,7 @@
 //! should have been sent: so what delays the publisher (as a full server does) shows as latency and can't hide there.
 
 mod batches;
+mod line;
 mod posts;
 mod redis;
 
@@ -80,7 +81,6 @@ trait Sink {
 /// Obeys `run RATE WARMUP_S SECONDS PHASE` on standard input until that ends. Answers `{"measuring":true}` when the warm-up
 /// is over, and at the end what it did.
 pub(crate) fn run(role: &PublisherRole) -> Result<(), Failure> {
-    let mut sink = sink(role)?;
     let mut sent = 0;
     for line in std::io::stdin().lock().lines() {
         let line = line?;
@@ -88,7 +88,8 @@ pub(crate) fn run(role: &PublisherRole) -> Result<(), Failure> {
         let [_, rate, warmup, seconds, phase] = words[..] else { return Err(format!("unknown order {line:?}").into()) };
         let plan =
             Plan { rate: rate.parse()?, warmup_s: warmup.parse()?, seconds: seconds.parse()?, phase: phase.parse()? };
-        let answer = plan.run(role.jobs, &mut sent, sink.as_mut())?;
+        // For each order anew: a server closes connections on which nothing is asked, and opening many streams takes a while.
+        let answer = plan.run(role.jobs, &mut sent, sink(role)?.as_mut())?;
         println!("{answer}");
     }
     Ok(())

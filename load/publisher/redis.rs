@@ -12,6 +12,7 @@ use crate::options::PublisherRole;
 use crate::publisher::Left;
 use crate::publisher::Sink;
 use crate::publisher::Update;
+use crate::publisher::line::Outgoing;
 
 const CHANNEL: &str = "job-updates";
 
@@ -21,8 +22,7 @@ pub(super) struct Pipeline {
     run: String,
     /// `redis:{channel}` servers: each channel is one of Redis, and the payload goes there as it is.
     channel: Option<String>,
-    out: Vec<u8>,
-    sent: usize,
+    out: Outgoing,
     /// When the first update in `out` was due.
     oldest_us: u64,
     unanswered: u64,
@@ -36,21 +36,16 @@ impl Pipeline {
         socket.set_nonblocking(true)?;
         socket.set_nodelay(true)?;
         let channel = role.redis_channel.clone();
-        let (run, out) = (role.run.clone(), Vec::new());
-        let (sent, oldest_us, unanswered, unheard, last_byte) = (0, 0, 0, 0, b'\n');
-        Ok(Self { socket, run, channel, out, sent, oldest_us, unanswered, unheard, last_byte })
+        let (run, out) = (role.run.clone(), Outgoing::default());
+        let (oldest_us, unanswered, unheard, last_byte) = (0, 0, 0, b'\n');
+        Ok(Self { socket, run, channel, out, oldest_us, unanswered, unheard, last_byte })
     }
 
     fn write(&mut self) -> Result<(), Failure> {
-        while self.sent < self.out.len() {
-            match self.socket.write(&self.out[self.sent..]) {
-                Ok(written) => self.sent += written,
-                Err(full) if full.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(failure) => return Err(failure.into()),
-            }
+        self.out.write_to(&mut self.socket)?;
+        if self.out.bytes.is_empty() {
+            self.oldest_us = 0;
         }
-        self.out.clear();
-        (self.sent, self.oldest_us) = (0, 0);
         Ok(())
     }
 
@@ -91,13 +86,13 @@ impl Sink for Pipeline {
             }
         };
         write!(
-            self.out,
+            self.out.bytes,
             "*3\r\n$7\r\nPUBLISH\r\n${}\r\n{channel}\r\n${}\r\n{payload}\r\n",
             channel.len(),
             payload.len()
         )?;
         self.unanswered += 1;
-        if self.sent == 0 && self.oldest_us == 0 {
+        if self.out.is_whole() && self.oldest_us == 0 {
             self.oldest_us = update.due_us;
         }
         Ok(())
@@ -106,7 +101,7 @@ impl Sink for Pipeline {
     fn flush(&mut self) -> Result<Left, Failure> {
         self.write()?;
         self.read()?;
-        Ok(match (self.out.is_empty(), self.unanswered) {
+        Ok(match (self.out.bytes.is_empty(), self.unanswered) {
             (false, _) => Left::Updates(self.oldest_us),
             (true, 0) => Left::Nothing,
             (true, _) => Left::Answers,

@@ -22,6 +22,9 @@ const STREAMS: u64 = 10_000;
 const RATE: f64 = 1_000.0;
 const FIRST_RATE: f64 = 5_000.0;
 const SECONDS: f64 = 8.0;
+/// States of jobs go back to the database a second after they changed: the storm waits until nothing is asked for so long.
+const SETTLED: Duration = Duration::from_millis(1500);
+const SETTLE_LOOKS_MAX: usize = 10;
 /// After the publisher has begun.
 const CALM: Duration = Duration::from_secs(1);
 
@@ -74,10 +77,24 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Vec<Value>, Failure> {
 /// Nothing is published meanwhile, so every query is the storm's.
 async fn quiet(field: &mut Field) -> Result<Value, Failure> {
     field.begin_quietly()?;
+    settle(field).await?;
     let mut row = blow(field).await?;
     let seen = field.ask_reader("seen")?;
     row["rate"] = 0.into();
     Ok(with(row, &seen))
+}
+
+async fn settle(field: &Field) -> Result<(), Failure> {
+    let mut before = Queries::of(&field.stack).await?;
+    for _ in 0..SETTLE_LOOKS_MAX {
+        tokio::time::sleep(SETTLED).await;
+        let now = Queries::of(&field.stack).await?;
+        if now.since(&before)["store"] == 0.0 {
+            break;
+        }
+        before = now;
+    }
+    Ok(())
 }
 
 async fn under_load(field: &mut Field, rate: f64, seconds: f64) -> Result<Value, Failure> {

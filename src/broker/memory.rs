@@ -1,11 +1,11 @@
 //! The log of one process: the same contract as Redis, kept under one lock.
 
-use std::collections::HashMap;
 use std::collections::HashSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use tokio::sync::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;

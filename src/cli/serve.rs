@@ -40,9 +40,15 @@ pub(super) async fn until_signal(app: App) -> Result<(), Failure> {
     let broken = |error: std::io::Error| Failure::unavailable(format!("can't listen for signals: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(broken)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(broken)?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let failed = tokio::select! {
+        _ = terminate.recv() => false,
+        _ = interrupt.recv() => false,
+        () = app.shared.sessions.hub.failed() => true,
+    };
+    if failed {
+        tracing::error!("a lane has panicked and its streams are gone: ending, to be started anew");
+        app.stop().await;
+        return Err(Failure::unavailable("a lane has panicked; this is a fault of tidings, and the log says where"));
     }
     tracing::info!("leaving");
     tokio::select! {

@@ -2,9 +2,10 @@
 //!
 //! It knows where it begins, so that it can say of any position whether everything after it is here.
 
-use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
+
+use hashbrown::HashMap;
 
 use crate::event::Channel;
 use crate::event::Cursor;

@@ -178,7 +178,7 @@ pub(super) async fn publish(
 
 /// Appends one publication for somebody who may. Answers its cursor, if it has one.
 pub(super) async fn publish_one(shared: &AppState, caller: &Caller, bytes: &[u8]) -> Result<Option<Cursor>, ApiError> {
-    let publication = checked(shared, caller, bytes).await?;
+    let publication = checked(shared, caller, parse(bytes, clock::now_us())).await?;
     let (done, failed) = append(shared, caller, std::slice::from_ref(&publication)).await;
     failed.map_or(Ok(done.into_iter().next().flatten()), Err)
 }
@@ -198,15 +198,13 @@ pub(super) async fn publish_batch(
 ) -> Result<Response<Body>, ApiError> {
     let caller = caller(&shared, &uri, &headers).await?;
     let bytes = read(&shared, &headers, body, BATCH_BYTES_MAX).await?;
-    let items: Vec<&RawValue> = serde_json::from_slice(&bytes).map_err(|_| ApiError::invalid("body"))?;
-    if items.len() > BATCH_MAX {
-        return Err(ApiError::invalid("body"));
-    }
-    within_rate(&shared, &caller, items.len())?;
-    let mut publications = Vec::with_capacity(items.len());
+    let items = parsed(&bytes)?;
+    let count = items.len();
+    within_rate(&shared, &caller, count)?;
+    let mut publications = Vec::with_capacity(count);
     let mut refused = Vec::new();
-    for (at, item) in items.iter().enumerate() {
-        match checked(&shared, &caller, item.get().as_bytes()).await {
+    for (at, item) in items.into_iter().enumerate() {
+        match checked(&shared, &caller, item).await {
             Ok(publication) => publications.push(publication),
             Err(error) => {
                 let away = error.status == 503;
@@ -218,7 +216,23 @@ pub(super) async fn publish_batch(
         }
     }
     let (done, failed) = append(&shared, &caller, &publications).await;
-    Ok(answer::json(StatusCode::ACCEPTED, results(items.len(), done, refused, failed.as_ref())))
+    Ok(answer::json(StatusCode::ACCEPTED, results(count, done, refused, failed.as_ref())))
+}
+
+/// The items of a batch. Most are good, so first all are read at one go.
+fn parsed(bytes: &[u8]) -> Result<Vec<Result<Publication, ApiError>>, ApiError> {
+    let now = clock::now_us();
+    // In a body that is no longer than one item may be, none is too long.
+    let at_once = (bytes.len() <= PUBLICATION_BYTES_MAX).then(|| Publication::parse_all(bytes, now)).flatten();
+    let items: Vec<_> = match at_once {
+        Some(items) => items.into_iter().map(|item| item.map_err(ApiError::invalid)).collect(),
+        None => {
+            let items: Vec<&RawValue> = serde_json::from_slice(bytes).map_err(|_| ApiError::invalid("body"))?;
+            let items = items.into_iter().take(BATCH_MAX + 1);
+            items.map(|item| parse(item.get().as_bytes(), now)).collect()
+        }
+    };
+    if items.len() > BATCH_MAX { Err(ApiError::invalid("body")) } else { Ok(items) }
 }
 
 /// A receipt or an error for each of so many. Where something was away, those after it did not wait for it once more, and say
@@ -268,14 +282,23 @@ fn push_receipt(text: &mut String, cursor: Option<Cursor>) {
     text.push_str("\"applied\":true}");
 }
 
-/// A publication that is well formed, from somebody who may.
-async fn checked(shared: &AppState, caller: &Caller, bytes: &[u8]) -> Result<Publication, ApiError> {
+fn parse(bytes: &[u8], accepted_us: u64) -> Result<Publication, ApiError> {
     if bytes.len() > PUBLICATION_BYTES_MAX {
         return Err(ApiError::malformed(413, "The body is too large."));
     }
-    let publication = Publication::parse(bytes, clock::now_us()).map_err(|field| {
-        shared.metrics.reject("publish", "malformed");
-        ApiError::invalid(field)
+    Publication::parse(bytes, accepted_us).map_err(ApiError::invalid)
+}
+
+/// A publication that is well formed, from somebody who may.
+async fn checked(
+    shared: &AppState,
+    caller: &Caller,
+    parsed: Result<Publication, ApiError>,
+) -> Result<Publication, ApiError> {
+    let publication = parsed.inspect_err(|error| {
+        if error.status == 400 {
+            shared.metrics.reject("publish", "malformed");
+        }
     })?;
     may_publish(shared, caller, &publication).await?;
     Ok(publication)

@@ -3,10 +3,10 @@
 //! Frames of one channel make a run; whoever listens to it gets the run as a whole, joined once for all. So a hundred events for
 //! a thousand subscribers are a thousand deliveries of one piece, not a hundred thousand.
 
-use std::collections::HashMap;
-
 use bytes::Bytes;
 use bytes::BytesMut;
+use hashbrown::HashMap;
+use smallvec::SmallVec;
 
 use crate::hub::Format;
 use crate::hub::Frame;
@@ -34,7 +34,8 @@ pub(super) struct Batch {
 /// Frames of one channel.
 #[derive(Debug, Default)]
 struct Run {
-    frames: Vec<u32>,
+    /// Most runs are one frame: no allocation for that.
+    frames: SmallVec<[u32; 4]>,
     subscribers: usize,
     bytes: usize,
     /// For the format in which it was asked for last.
@@ -72,8 +73,8 @@ impl Batch {
         if let Some(run) = self.runs.get_mut(run as usize) {
             run.frames.push(number(self.frames.len()));
             run.bytes += frame.weight();
-            // Half an outbox: what a socket does not take at once must have room there.
-            self.full |= run.frames.len() * 2 >= limits.events_max || run.bytes * 2 >= limits.bytes_max;
+            // What a socket does not take at once must have room in its outbox.
+            self.full |= run.frames.len() >= limits.events_max || run.bytes * 2 >= limits.bytes_max;
         }
         self.frames.push(frame);
     }
@@ -88,8 +89,11 @@ impl Batch {
 
     /// Each frame with how many get it.
     pub(super) fn frames(&self) -> impl Iterator<Item = (&Frame, usize)> {
-        let frames = |run: &Run| run.frames.iter().filter_map(|at| self.frames.get(*at as usize)).collect::<Vec<_>>();
-        self.runs.iter().flat_map(move |run| frames(run).into_iter().map(move |frame| (frame, run.subscribers)))
+        let all = &self.frames;
+        self.runs.iter().flat_map(move |run| {
+            let frames = run.frames.iter().filter_map(move |at| all.get(*at as usize));
+            frames.map(move |frame| (frame, run.subscribers))
+        })
     }
 
     /// Calls `deliver` once for each slot.

@@ -87,6 +87,8 @@ pub enum Feed {
 /// The handle to all lanes. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Hub {
+    /// A lane has panicked.
+    failed: CancellationToken,
     lanes: Arc<[LaneHandle]>,
     window: Window,
     metrics: Metrics,
@@ -96,6 +98,18 @@ pub struct Hub {
 struct LaneHandle {
     messages: mpsc::Sender<LaneMessage>,
     bell: Arc<Bell>,
+}
+
+/// Goes off when its thread panics.
+#[derive(Debug)]
+struct Alarm(CancellationToken);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.cancel();
+        }
+    }
 }
 
 impl LaneHandle {
@@ -119,17 +133,26 @@ impl Hub {
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> io::Result<Self> {
+        let failed = CancellationToken::new();
         let start = |_| {
             let (messages, receiver) = mpsc::channel(LANE_WAITING_MAX);
             let (poller, sockets, bell) = Poller::new(receiver)?;
             let lane = Lane::new(settings.clone(), window.clone(), metrics, sockets);
-            let stop = stop.clone();
+            let (stop, alarm) = (stop.clone(), Alarm(failed.clone()));
             // A thread of its own: a lane waits in its poller, and a large fan-out must not hold up anybody else's tasks.
-            tasks.spawn_blocking(move || poller.run(lane, &stop));
+            tasks.spawn_blocking(move || {
+                let _alarm = alarm;
+                poller.run(lane, &stop);
+            });
             Ok(LaneHandle { messages, bell })
         };
         let lanes = (0..lanes.max(1)).map(start).collect::<io::Result<Arc<[LaneHandle]>>>()?;
-        Ok(Self { lanes, window, metrics: metrics.clone() })
+        Ok(Self { failed, lanes, window, metrics: metrics.clone() })
+    }
+
+    /// Waits until a lane has panicked: its streams are gone, and nobody would carry those who come back to it.
+    pub async fn failed(&self) {
+        self.failed.cancelled().await;
     }
 
     /// The newest part of the log.

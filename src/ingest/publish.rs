@@ -1,6 +1,13 @@
 //! What back ends publish on `docs.*` and `user.*`.
 
+use std::borrow::Cow;
+use std::fmt;
+
 use serde::Deserialize;
+use serde::Deserializer;
+use serde::de::MapAccess;
+use serde::de::Visitor;
+use serde::de::value::MapAccessDeserializer;
 use serde_json::value::RawValue;
 use sha2::Digest as _;
 
@@ -23,7 +30,8 @@ const KEY_BYTES_MAX: usize = 256;
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Wire<'a> {
-    channel: String,
+    #[serde(borrow)]
+    channel: Cow<'a, str>,
     event: Option<String>,
     #[serde(borrow)]
     data: &'a RawValue,
@@ -31,6 +39,32 @@ struct Wire<'a> {
     ephemeral: bool,
     idempotency_key: Option<String>,
 }
+
+/// An object. A derived struct also reads an array, by position.
+struct Object<'a>(Wire<'a>);
+
+impl<'de> Deserialize<'de> for Object<'de> {
+    fn deserialize<D: Deserializer<'de>>(source: D) -> Result<Self, D::Error> {
+        source.deserialize_map(Members)
+    }
+}
+
+struct Members;
+
+impl<'de> Visitor<'de> for Members {
+    type Value = Object<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a publication")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<Object<'de>, A::Error> {
+        Wire::deserialize(MapAccessDeserializer::new(members)).map(Object)
+    }
+}
+
+/// A valid publication, or the name of the field that is wrong.
+pub type Parsed = Result<Publication, &'static str>;
 
 /// A valid publication.
 #[derive(Debug, Clone)]
@@ -46,11 +80,21 @@ impl Publication {
     ///
     /// # Errors
     /// The name of the field that is wrong.
-    pub fn parse(body: &[u8], accepted_us: u64) -> Result<Self, &'static str> {
+    pub fn parse(body: &[u8], accepted_us: u64) -> Parsed {
         let text = std::str::from_utf8(body).map_err(|_| "body")?;
-        // A derived struct also reads an array, by position.
-        let text = text.trim_start();
-        let wire: Wire<'_> = serde_json::from_str(text).ok().filter(|_| text.starts_with('{')).ok_or("body")?;
+        let Object(wire) = serde_json::from_str(text).map_err(|_| "body")?;
+        Self::of(wire, accepted_us)
+    }
+
+    /// Parses a batch at one go; `None` where one of its items spoils that: each has to be looked at by itself.
+    #[must_use]
+    pub fn parse_all(body: &[u8], accepted_us: u64) -> Option<Vec<Parsed>> {
+        let text = std::str::from_utf8(body).ok()?;
+        let items: Vec<Object<'_>> = serde_json::from_str(text).ok()?;
+        Some(items.into_iter().map(|Object(wire)| Self::of(wire, accepted_us)).collect())
+    }
+
+    fn of(wire: Wire<'_>, accepted_us: u64) -> Parsed {
         let channel = Channel::parse(&wire.channel).map_err(|_| "channel")?;
         if channel.as_str() == "user.me" {
             return Err("channel"); // of a subscriber it means the caller; a publisher has to say who
@@ -112,8 +156,8 @@ fn with_channel(data: &str, channel: &Channel) -> Option<String> {
     if !line.contains("\"channel\"") {
         // A channel's name needs no escapes.
         let rest = line.strip_prefix('{')?;
-        let comma = if rest == "}" { "" } else { "," };
-        return Some(format!("{{\"channel\":\"{channel}\"{comma}{rest}"));
+        let comma = if rest == "}" { "\"" } else { "\"," };
+        return Some(["{\"channel\":\"", channel.as_str(), comma, rest].concat());
     }
     let mut object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&line).ok()?;
     object.shift_remove("channel");

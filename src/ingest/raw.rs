@@ -4,12 +4,11 @@
 //! judged, and append it themselves when that takes longer than `HOLD`. The append script judges a name once, so two nodes
 //! that both append do no harm. Of each job one batch is under way at a time, in the order in which its updates were sent.
 
-use std::collections::HashMap;
 use std::collections::VecDeque;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use tokio::time::Instant;
 
 use crate::broker::Seed;
@@ -232,8 +231,7 @@ impl RawQueue {
 
     /// The log shows that this update was judged.
     pub(super) fn judged(&mut self, job: &Id, name: RawName) {
-        let Entry::Occupied(mut entry) = self.jobs.entry(job.clone()) else { return };
-        let queue = entry.get_mut();
+        let Some(queue) = self.jobs.get_mut(job) else { return };
         if let Some(at) = queue.items.iter().position(|held| held.name == name)
             && let Some(held) = queue.items.remove(at)
         {
@@ -241,7 +239,7 @@ impl RawQueue {
             self.bytes -= held.weight;
         }
         if queue.items.is_empty() && !queue.under_way {
-            entry.remove();
+            self.jobs.remove(job);
             self.shrink();
         }
     }

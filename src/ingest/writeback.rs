@@ -1,12 +1,12 @@
 //! Job states go back to the database: in batches, from the job's owner, and only forward by version.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry as Slot;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry as Slot;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 

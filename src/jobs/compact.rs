@@ -1,5 +1,6 @@
 //! A JSON object on one line in our own spelling, written while it is read.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::DeserializeSeed;
@@ -9,25 +10,31 @@ use serde::de::MapAccess;
 use serde::de::SeqAccess;
 use serde::de::Visitor;
 
+use crate::jobs::plain::is_plain_object;
+
 /// Keys of one object that are compared with each other; an object with more goes the long way.
-const KEYS_MAX: usize = 16;
+pub(super) const KEYS_MAX: usize = 16;
 
 /// A JSON object on one line; `None` when it is none, is too large, or holds what JSON can't carry on.
 ///
 /// Serialised again rather than passed through: line breaks between tokens would end an SSE frame early, and lone
 /// surrogates or numbers beyond a double would break readers further down.
 #[must_use]
-pub fn compact_object(text: &str, bytes_max: usize) -> Option<String> {
+pub fn compact_object(text: &str, bytes_max: usize) -> Option<Cow<'_, str>> {
+    let line = if is_plain_object(text) { Cow::Borrowed(text) } else { Cow::Owned(rewritten(text)?) };
+    (line.len() <= bytes_max).then_some(line)
+}
+
+fn rewritten(text: &str) -> Option<String> {
     let mut line = Vec::with_capacity(text.len());
     let mut reader = serde_json::Deserializer::from_str(text);
     let written = Line(&mut line).deserialize(&mut reader).and_then(|()| reader.end());
-    let line = match written {
-        Ok(()) if line.first() == Some(&b'{') => String::from_utf8(line).ok()?,
-        Ok(()) => return None,
+    match written {
+        Ok(()) if line.first() == Some(&b'{') => String::from_utf8(line).ok(),
+        Ok(()) => None,
         // Also what is no JSON at all; the long way says so again.
-        Err(_) => by_value(text)?,
-    };
-    (line.len() <= bytes_max).then_some(line)
+        Err(_) => by_value(text),
+    }
 }
 
 /// The last of several equal keys counts, in the place of the first.

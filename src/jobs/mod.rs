@@ -3,8 +3,11 @@
 //! `append.lua` holds the same fold for Redis; the property test in `tests/it/contract/broker.rs` keeps the two together.
 
 mod compact;
+#[cfg(test)]
+mod compact_tests;
 mod fold;
 mod parse;
+mod plain;
 mod state;
 #[cfg(test)]
 mod tests;

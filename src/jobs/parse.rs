@@ -188,7 +188,9 @@ impl JobUpdate {
             progress: field(wire.progress, progress)?,
             message: field(wire.message, message)?,
             error: field(wire.error, error)?,
-            data: field(wire.data, |raw| compact_object(raw.get(), DATA_BYTES_MAX).ok_or(Reject::Data))?,
+            data: field(wire.data, |raw| {
+                compact_object(raw.get(), DATA_BYTES_MAX).map(Cow::into_owned).ok_or(Reject::Data)
+            })?,
             timestamp: given(wire.timestamp).map(timestamp).transpose()?,
             attempt: given(wire.attempt).map(|raw| unsigned(raw, Reject::Attempt)).transpose()?,
             seq: given(wire.seq).map(|raw| unsigned(raw, Reject::Seq)).transpose()?,

@@ -350,42 +350,8 @@ fn a_state_reads_back_as_it_was_written() {
     assert!(state.to_snapshot_json(&update.job).ends_with(",\"snapshot\":true}"));
 }
 
-/// Any JSON there is, with spellings that are not ours.
-fn json() -> impl Strategy<Value = String> {
-    let leaf = prop_oneof![
-        Just("null".to_owned()),
-        Just(" true".to_owned()),
-        any::<i64>().prop_map(|n| n.to_string()),
-        any::<u64>().prop_map(|n| n.to_string()),
-        any::<f64>().prop_map(|n| format!("{n:e}")),
-        proptest::sample::select(&["1.0", "-0", "1E2", "1e-7", "123456789012345678901234567890", "0.1", "1e999"][..])
-            .prop_map(str::to_owned),
-        "\\PC{0,6}".prop_map(|text| serde_json::to_string(&text).unwrap()),
-        proptest::sample::select(&["\"\\u0041\\n\"", "\"\\ud83d\\ude00\"", "\"\\ud83d\"", "\"\\/\""][..])
-            .prop_map(str::to_owned),
-    ];
-    leaf.prop_recursive(4, 40, 6, |inner| {
-        let key = proptest::sample::select(&["a", "b", "c", "\\u0061", "d\\\"e"][..]);
-        prop_oneof![
-            proptest::collection::vec(inner.clone(), 0..4).prop_map(|items| format!("[{}]", items.join(" ,\n"))),
-            proptest::collection::vec((key, inner), 0..20).prop_map(|items| {
-                let pairs: Vec<String> = items.into_iter().map(|(key, value)| format!("\"{key}\" :{value}")).collect();
-                format!("{{ {} }}", pairs.join(","))
-            }),
-        ]
-    })
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
-    /// The short way through an object spells it as the long way does: reading it into values and writing these.
-    #[test]
-    fn compacting_is_reading_and_writing(text in json()) {
-        let value: Option<serde_json::Map<String, serde_json::Value>> = serde_json::from_str(&text).ok();
-        let expected = value.map(|value| serde_json::to_string(&value).unwrap());
-        prop_assert_eq!(crate::jobs::compact_object(&text, usize::MAX), expected, "{}", text);
-    }
-
     /// Strings and depth: what is usual goes a short way, and comes to the same.
     #[test]
     fn short_ways_come_to_the_same(text in "[a-z\"\\\\nu0\\[{ ü]{0,12}", brackets in 0usize..40) {

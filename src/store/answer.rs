@@ -3,6 +3,8 @@
 //! Everything arrives as optional text, whatever the column's type: a type that differs in somebody's view must not fail
 //! the whole batch.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -79,7 +81,7 @@ fn state(raw: RawJob, terminal: &TerminalStatuses) -> Option<JobState> {
         error: raw.error.as_deref().and_then(error),
         attempt: raw.attempt.and_then(|n| n.parse().ok()),
         seq: raw.seq.and_then(|n| n.parse().ok()),
-        data: raw.data.and_then(|text| compact_object(&text, DATA_BYTES_MAX)),
+        data: raw.data.and_then(|text| compact_object(&text, DATA_BYTES_MAX).map(Cow::into_owned)),
         timestamp: raw.updated_ms.as_deref().and_then(timestamp).unwrap_or_else(|| NO_TIME.to_owned()),
         status,
     })

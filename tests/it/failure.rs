@@ -153,3 +153,89 @@ async fn postgres_away_denies_nothing_for_good_and_grants_nothing() {
     .await;
     app.app.stop().await;
 }
+
+/// A batch of durable and ephemeral items while Redis stops taking writes between them: each item is told what became of it. What
+/// was told before the failure stands, the failure and everything after it say "not known", and posted again under the same keys
+/// everything comes once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_in_the_middle_of_which_redis_fails_says_what_became_of_each() {
+    let server = RedisServer::start(RedisOptions::default()).await;
+    let world = World::on(&server).await;
+    world.people(&[("ada", &[])]).await;
+    world.document("d", "ada", &[]).await;
+    let app = world.start().await;
+    let mut stream = app.stream("ada", "docs.d").await;
+    stream.until("ready").await;
+    let item = |n: u64, ephemeral: bool| json!({"channel": "docs.d", "data": {"n": n}, "ephemeral": ephemeral, "idempotencyKey": format!("k{n}")});
+    let batch = json!([item(1, true), {"channel": "nope", "data": {}}, item(2, true), item(3, false), item(4, true), item(5, false), {}]);
+    let post = async |batch| http::post(app.addr, "/v1/publish/batch", &format!("ApiKey {API_KEY}"), &batch).await;
+    let words = |answer: &http::Response| -> Vec<String> {
+        let word = |result: &serde_json::Value| match result["error"]["code"].as_str() {
+            Some(code) => code.to_owned(),
+            None if result["cursor"].is_string() => "logged".to_owned(),
+            None => "told".to_owned(),
+        };
+        answer.json()["results"].as_array().unwrap().iter().map(word).collect()
+    };
+    // Redis refuses to write from here on, but still passes messages on.
+    server.cli(&["CONFIG", "SET", "maxmemory", "1"]).await.unwrap();
+    let answer = post(batch.clone()).await;
+    let lost = "CONNECTION_LOST";
+    assert_eq!(answer.status, 202);
+    assert_eq!(words(&answer), ["told", "INVALID_MESSAGE", "told", lost, lost, lost, lost]);
+    server.cli(&["CONFIG", "SET", "maxmemory", "0"]).await.unwrap();
+    let rest: Vec<_> = batch.as_array().unwrap()[3..].to_vec();
+    assert_eq!(words(&post(json!(rest)).await), ["logged", "told", "logged", "INVALID_MESSAGE"]);
+    let events = stream.until_that("the last", |event| event.data["n"] == 5).await;
+    let numbers: Vec<u64> = events.iter().filter_map(|event| event.data["n"].as_u64()).collect();
+    assert!(
+        numbers.iter().filter(|n| **n % 2 == 1 && **n > 1).eq(&[3, 5]),
+        "durable ones once and in order: {numbers:?}"
+    );
+    app.app.stop().await;
+}
+
+/// Redis freezes while a large batch is under way: the receipts are a prefix, what has one is in the log, and what has none
+/// comes when it is posted again; nothing twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_redis_freezes_in_is_repeated_without_doubles() {
+    let mut server = RedisServer::start(RedisOptions::default()).await;
+    let world = World::on(&server).await;
+    world.people(&[("ada", &[])]).await;
+    world.document("d", "ada", &[]).await;
+    let app = world.start().await;
+    let mut stream = app.stream("ada", "docs.d").await;
+    stream.until("ready").await;
+    let items: Vec<_> = (1..=900)
+        .map(
+            |n| json!({"channel": "docs.d", "data": {"n": n, "x": "x".repeat(500)}, "idempotencyKey": format!("k{n}")}),
+        )
+        .collect();
+    let (addr, key) = (app.addr, format!("ApiKey {API_KEY}"));
+    let (batch, its_key) = (json!(items), key.clone());
+    let posted = tokio::spawn(async move { http::post(addr, "/v1/publish/batch", &its_key, &batch).await });
+    let mut numbers: Vec<u64> = Vec::new();
+    let mut take = |events: Vec<crate::support::sse::SseEvent>| {
+        numbers.extend(events.iter().filter_map(|event| event.data["n"].as_u64()));
+    };
+    take(stream.until_that("the first", |event| event.data["n"] == 1).await);
+    server.freeze();
+    // As long as an append is tried again, and a little more: the answer must not wait for Redis.
+    let answer = tokio::time::timeout(PATIENCE, posted).await.expect("an answer without Redis").unwrap();
+    server.thaw();
+    let results = answer.json()["results"].as_array().unwrap().clone();
+    let done = results.iter().take_while(|result| result["cursor"].is_string()).count();
+    assert!(
+        results.iter().skip(done).all(|result| result["error"]["code"] == "CONNECTION_LOST"),
+        "receipts are a prefix"
+    );
+    let rest = json!(items[done..]);
+    eventually("the rest is taken", PATIENCE, async || {
+        let answer = http::post(addr, "/v1/publish/batch", &key, &rest).await.json();
+        answer["results"].as_array().unwrap().iter().all(|result| result["cursor"].is_string()).then_some(())
+    })
+    .await;
+    take(stream.until_that("the last", |event| event.data["n"] == 900).await);
+    assert!(numbers.iter().copied().eq(1..=900), "each once, in order; {done} had a receipt");
+    app.app.stop().await;
+}

@@ -1,8 +1,8 @@
 //! Between our values and the texts that stand in Redis. What can't be read is skipped, never trusted.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use redis::Value;
 
 use crate::broker::Standing;

@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use redis::Value;
-use redis::aio::MultiplexedConnection;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +15,7 @@ use crate::broker::redis::codec::Reader;
 use crate::broker::redis::link::BLOCK;
 use crate::broker::redis::link::Backoff;
 use crate::broker::redis::pack;
+use crate::broker::redis::reading::Reading;
 use crate::event::Cursor;
 use crate::event::Entry;
 use crate::event::Epoch;
@@ -26,6 +26,10 @@ use crate::event::LogId;
 const READ_COUNT: usize = 1000;
 /// How often the own end of the log is checked for having been rewritten.
 const CHECK_EVERY: Duration = Duration::from_millis(1000);
+
+/// Sent as they are: about once a second, over a connection that asks one thing at a time.
+const LOCATE: &str = include_str!("locate.lua");
+const OPEN: &str = include_str!("open.lua");
 
 /// Delivers the log until `stop`.
 pub(super) async fn run(shared: &Shared, tail: mpsc::Sender<TailMessage>, stop: CancellationToken) {
@@ -48,6 +52,10 @@ pub(super) async fn run(shared: &Shared, tail: mpsc::Sender<TailMessage>, stop: 
     }
 }
 
+fn unavailable(error: redis::RedisError) -> BrokerError {
+    BrokerError::Unavailable(Some(error))
+}
+
 fn chain(error: &BrokerError) -> String {
     let source = std::error::Error::source(error).map(|source| format!(": {source}"));
     format!("{error}{}", source.unwrap_or_default())
@@ -60,8 +68,7 @@ async fn follow(
     head: &mut Option<Cursor>,
     backoff: &mut Backoff,
 ) -> Result<(), BrokerError> {
-    let unavailable = |error| BrokerError::Unavailable(Some(error));
-    let mut connection = shared.link.open(BLOCK * 3).await.map_err(unavailable)?;
+    let mut connection = Reading::open(&shared.link).await.map_err(unavailable)?;
     let mut checked = tokio::time::Instant::now();
     let mut reader = Reader::default();
     let mut at = match *head {
@@ -97,24 +104,24 @@ async fn follow(
     }
 }
 
-async fn is_proven(shared: &Shared, connection: &mut MultiplexedConnection, at: &Cursor) -> Result<bool, BrokerError> {
-    let mut call = shared.scripts.locate.prepare_invoke();
-    call.key(&shared.keys.log).key(&shared.keys.meta);
-    call.arg(at.epoch.0).arg(at.at.to_string()).arg(at.print.0);
-    let answer: String = call.invoke_async(connection).await.map_err(|e| BrokerError::Unavailable(Some(e)))?;
-    Ok(answer == "found")
+async fn is_proven(shared: &Shared, connection: &mut Reading, at: &Cursor) -> Result<bool, BrokerError> {
+    let mut command = redis::cmd("EVAL");
+    command.arg(LOCATE).arg(2).arg(&shared.keys.log).arg(&shared.keys.meta);
+    command.arg(at.epoch.0).arg(at.at.to_string()).arg(at.print.0);
+    let answer = connection.ask(&command).await.map_err(unavailable)?;
+    Ok(matches!(answer, Value::BulkString(text) if text == b"found"))
 }
 
 async fn read(
     shared: &Shared,
-    connection: &mut MultiplexedConnection,
+    connection: &mut Reading,
     reader: &mut Reader,
     at: LogId,
 ) -> Result<Vec<Entry>, BrokerError> {
     let mut command = redis::cmd("XREAD");
     command.arg("COUNT").arg(READ_COUNT).arg("BLOCK").arg(BLOCK.as_millis().to_string());
     command.arg("STREAMS").arg(&shared.keys.log).arg(at.to_string());
-    let answer: Value = command.query_async(connection).await.map_err(|e| BrokerError::Unavailable(Some(e)))?;
+    let answer = connection.ask(&command).await.map_err(unavailable)?;
     let entries = of_stream(&answer).map(|entries| reader.entries(entries)).unwrap_or_default();
     // Somebody else writes into our stream: the place is kept, the entry says nothing.
     let foreign = entries.iter().filter(|entry| entry.event.is_none() && entry.judged.is_none());
@@ -137,13 +144,13 @@ fn of_stream(answer: &Value) -> Option<&Value> {
 /// Reads which log this is and its newest part, as much as the window holds.
 async fn open(
     shared: &Shared,
-    connection: &mut MultiplexedConnection,
+    connection: &mut Reading,
     reader: &mut Reader,
 ) -> Result<(Cursor, TailMessage), BrokerError> {
-    let unavailable = |error| BrokerError::Unavailable(Some(error));
-    let mut call = shared.scripts.open.prepare_invoke();
-    call.key(&shared.keys.meta).arg(fastrand::u64(1..));
-    let answer: Vec<String> = call.invoke_async(connection).await.map_err(unavailable)?;
+    let mut command = redis::cmd("EVAL");
+    command.arg(OPEN).arg(1).arg(&shared.keys.meta).arg(fastrand::u64(1..));
+    let answer = connection.ask(&command).await.map_err(unavailable)?;
+    let answer: Vec<String> = redis::from_redis_value(answer).map_err(|_| BrokerError::Garbled)?;
     let epoch = Epoch(answer.first().and_then(|text| text.parse().ok()).ok_or(BrokerError::Garbled)?);
     let trimmed = answer.get(1).zip(answer.get(2)).map(|(id, print)| format!("{id} {print}"));
     let trimmed = trimmed.and_then(|text| pack::cursor(&text, epoch)).ok_or(BrokerError::Garbled)?;
@@ -159,7 +166,7 @@ type Position = (LogId, Fingerprint);
 /// The newest entries, oldest first, and the entry before them.
 async fn load(
     shared: &Shared,
-    connection: &mut MultiplexedConnection,
+    connection: &mut Reading,
     reader: &mut Reader,
     trimmed: Cursor,
 ) -> Result<(Position, Vec<Arc<Entry>>), BrokerError> {
@@ -169,7 +176,7 @@ async fn load(
     loop {
         let mut command = redis::cmd("XREVRANGE");
         command.arg(&shared.keys.log).arg(&end).arg("-").arg("COUNT").arg(READ_COUNT);
-        let page: Value = command.query_async(connection).await.map_err(|e| BrokerError::Unavailable(Some(e)))?;
+        let page = connection.ask(&command).await.map_err(unavailable)?;
         let page = reader.entries(&page);
         let Some(oldest) = page.last() else {
             newest_first.reverse();

@@ -4,6 +4,7 @@ mod bench;
 mod edits;
 mod lane;
 mod outbox;
+mod panic;
 mod registry;
 
 use std::sync::LazyLock;

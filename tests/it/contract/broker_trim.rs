@@ -109,6 +109,9 @@ async fn a_trimmed_log_is_exact_at_its_edge() {
 #[tokio::test]
 async fn trimming_by_count_and_by_age_mix() {
     let server = RedisServer::shared().await;
+    let seed = fastrand::u64(..);
+    println!("sizes by seed {seed}"); // to be put in here when it failed
+    let mut sizes = fastrand::Rng::with_seed(seed);
     for (entries_max, step) in [(300, 3), (3_000, 30), (30_000, 256)] {
         let mut settings = bounded(entries_max).await;
         let log = format!("{}:log", settings.prefix);
@@ -118,7 +121,7 @@ async fn trimming_by_count_and_by_age_mix() {
             settings.retention = Duration::from_millis(if round % 2 == 1 { 40 } else { 600_000 });
             let bench = Bench::redis_with(settings.clone()).await;
             for _ in 0..8 {
-                cursors.extend(append(&bench, fastrand::usize(1..entries_max / 3)).await);
+                cursors.extend(append(&bench, sizes.usize(1..entries_max / 3)).await);
                 let kept = length(&server, &log).await;
                 assert!(kept <= entries_max + entries_max / 100 + CALL, "{kept} of {entries_max}");
                 let full = cursors.len() >= entries_max && round == 0;
@@ -160,9 +163,9 @@ async fn a_log_without_milestones_is_trimmed() {
     }
 }
 
-/// Somebody deletes the log alone: appends go on, although the ids that come may be before the milestones.
+/// A milestone that is newer than the log, as is left when the log alone goes and the clock steps back: appends and trimming go on.
 #[tokio::test]
-async fn a_deleted_log_goes_on() {
+async fn a_milestone_from_the_future_stops_nothing() {
     let (server, settings) = (RedisServer::shared().await, bounded(200).await);
     let bench = Bench::redis_with(settings.clone()).await;
     append(&bench, 500).await;
