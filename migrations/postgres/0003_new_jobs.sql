@@ -1,5 +1,5 @@
 -- A job that is new says what it says to whoever asks first; one that the application changes has to be told to those who asked
--- before. So the announcement of an INSERT says that it is one.
+-- before. So the announcement of an INSERT into the jobs says that it is one.
 --     NOTIFY <schema>, '{"table":"jobs","new":true,"keys":[["j1"]]}'
 
 DROP FUNCTION announce(text, text[][]);
@@ -21,7 +21,10 @@ BEGIN
         ) AS numbered
         GROUP BY numbered.part
     LOOP
-        PERFORM pg_notify(current_schema(), json_build_object('table', source, 'new', is_new, 'keys', chunk)::text);
+        PERFORM pg_notify(current_schema(), CASE
+            WHEN is_new THEN json_build_object('table', source, 'new', true, 'keys', chunk)
+            ELSE json_build_object('table', source, 'keys', chunk)
+        END::text);
     END LOOP;
 END $$;
 
@@ -69,7 +72,7 @@ BEGIN
     IF array_length(found_keys, 1) > keys_max THEN
         PERFORM pg_notify(current_schema(), json_build_object('table', TG_ARGV[0], 'all', true)::text);
     ELSIF found_keys IS NOT NULL THEN
-        PERFORM announce(TG_ARGV[0], found_keys, TG_OP = 'INSERT');
+        PERFORM announce(TG_ARGV[0], found_keys, TG_OP = 'INSERT' AND TG_ARGV[0] = 'jobs');
     END IF;
     RETURN NULL;
 END $$;

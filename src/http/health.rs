@@ -31,7 +31,7 @@ struct Health {
     timestamp: String,
     uptime_seconds: u64,
     version: &'static str,
-    connections: i64,
+    connections: usize,
 }
 
 async fn checks(shared: &AppState) -> Vec<Check> {
@@ -59,7 +59,7 @@ pub(super) async fn health(State(shared): State<AppState>) -> Response<Body> {
         timestamp: clock::rfc3339(clock::now_us()),
         uptime_seconds: shared.started.elapsed().as_secs(),
         version: env!("CARGO_PKG_VERSION"),
-        connections: shared.metrics.active_connections.with_label_values(&["sse"]).get(),
+        connections: shared.sessions.lives.count(),
     };
     answer::json(StatusCode::OK, serde_json::to_string(&health).unwrap_or_default())
 }
@@ -97,7 +97,7 @@ struct Info {
     name: &'static str,
     version: &'static str,
     protocol: u32,
-    transports: [&'static str; 1],
+    transports: [&'static str; 3],
     broker: &'static str,
     database: &'static str,
     writes_back: bool,
@@ -112,7 +112,7 @@ pub(super) async fn info(State(shared): State<AppState>) -> Response<Body> {
         name: "tidings",
         version: env!("CARGO_PKG_VERSION"),
         protocol: 1,
-        transports: ["sse"],
+        transports: ["sse", "ws", "poll"],
         broker: shared.sessions.broker.kind(),
         database: shared.sessions.store.kind(),
         writes_back: shared.config.job_writeback && shared.sessions.store.can_write_back(),

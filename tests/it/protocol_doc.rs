@@ -10,9 +10,12 @@ use tidings::store::Role;
 use crate::support::app::API_KEY;
 use crate::support::app::TestApp;
 use crate::support::app::World;
+use crate::support::app::id;
 use crate::support::http;
 use crate::support::sse::SseClient;
 use crate::support::tokens;
+use crate::support::ws;
+use crate::support::ws::WsClient;
 
 const DOCUMENT: &str = include_str!("../../docs/protocol.md");
 const SOON: Duration = Duration::from_secs(10);
@@ -31,6 +34,8 @@ struct Runner {
     world: World,
     app: TestApp,
     cursor: String,
+    /// The stream that is open, and whose it is.
+    stream: (String, String),
 }
 
 fn examples() -> Vec<Example> {
@@ -47,7 +52,7 @@ fn examples() -> Vec<Example> {
             None => {}
         }
     }
-    found.into_iter().filter(|example| matches!(example.language, "http" | "sse")).collect()
+    found.into_iter().filter(|example| matches!(example.language, "http" | "sse" | "ws")).collect()
 }
 
 /// Whether the text is the pattern with something in place of each `…`.
@@ -142,6 +147,9 @@ impl Runner {
                     break event;
                 }
             };
+            if name == "connected" {
+                self.stream = (event.text("connectionId").to_owned(), event.text("userId").to_owned());
+            }
             let same = event.event == name && event.has_id == field("id").is_some();
             if !same || !fits(field("data").unwrap_or("…"), &event.raw) {
                 return Err(format!("expected {part:?}, got {event:?}"));
@@ -153,8 +161,63 @@ impl Runner {
         Ok(())
     }
 
+    /// Edits the stream that is open, as its user. A permission that was just given is waited for.
+    async fn edit(&self, edit: &str) -> Result<(), String> {
+        let (body, wanted) = edit.split_once(" → ").ok_or("an edit and its answer")?;
+        let body = serde_json::from_str(body).map_err(|error| error.to_string())?;
+        let (stream, user) = &self.stream;
+        let until = tokio::time::Instant::now() + SOON;
+        loop {
+            let answer = self.app.patch(user, stream, &body).await.text();
+            if fits(wanted, &answer) {
+                return Ok(());
+            }
+            if tokio::time::Instant::now() > until {
+                return Err(format!("{wanted} is in truth {answer}"));
+            }
+        }
+    }
+
+    async fn ws(&mut self, lines: &[String]) -> Result<(), String> {
+        let (_, path, headers, rest) = self.request(lines);
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        let opened = WsClient::connect(self.app.addr, &path, &headers).await;
+        let mut socket = opened.map_err(|answer| answer.text())?;
+        for line in lines[rest..].iter().filter(|line| !line.is_empty()) {
+            if let Some(said) = line.strip_prefix("← ") {
+                self.meanwhile(said).await?;
+            } else if let Some(said) = line.strip_prefix("> ") {
+                socket.send_raw(&ws::frame(0x81, said.as_bytes())).await;
+            } else {
+                let wanted = line.strip_prefix("< ").ok_or_else(|| format!("not understood: {line}"))?;
+                let got = loop {
+                    let message = socket.next_message(SOON).await.ok_or_else(|| format!("{wanted} doesn't come"))?;
+                    if message["event"] != "heartbeat" {
+                        break message.to_string();
+                    }
+                };
+                if !fits(wanted, &got) {
+                    return Err(format!("{wanted} is in truth {got}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// What somebody else says while a stream is open: a back end posts, or a worker publishes.
     async fn meanwhile(&self, said: &str) -> Result<(), String> {
+        if let Some(edit) = said.strip_prefix("PATCH ") {
+            return self.edit(edit).await;
+        }
+        if let Some((command @ ("GRANT" | "REVOKE"), rest)) = said.split_once(' ') {
+            let (document, user) = rest.split_once(' ').ok_or("GRANT and REVOKE take a document and a user")?;
+            let store = &self.world.store;
+            let done = match command {
+                "GRANT" => store.put_role(&id(document), &id(user), Role::Viewer).await,
+                _ => store.remove_role(&id(document), &id(user)).await,
+            };
+            return done.map_err(|error| error.to_string());
+        }
         let words: Vec<&str> = said.splitn(3, ' ').collect();
         let [command, target, body] = words[..] else { return Err(format!("not understood: {said}")) };
         if command == "POST" {
@@ -180,12 +243,13 @@ async fn the_examples_of_the_protocol_are_true() {
     let world = World::redis().await;
     world.people(&[("ada", &["42", "43", "44"]), ("bob", &[]), ("eve", &["77"])]).await;
     world.document("d7", "ada", &[("bob", Role::Viewer)]).await;
-    let mut runner = Runner { app: world.start().await, world, cursor: String::new() };
+    let mut runner = Runner { app: world.start().await, world, cursor: String::new(), stream: Default::default() };
     assert!(examples().len() > 25, "the examples are no longer found");
     for example in examples() {
         let lines = unfolded(&example.lines);
         let done = match example.language {
             "http" => runner.http(&lines).await,
+            "ws" => runner.ws(&lines).await,
             _ => runner.sse(&lines).await,
         };
         assert_eq!(done, Ok(()), "docs/protocol.md:{}", example.line);

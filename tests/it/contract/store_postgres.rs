@@ -104,7 +104,7 @@ async fn migrations_run_side_by_side() {
     assert!(done.iter().all(|migrated| migrated.left_alone.is_empty()));
     config.database_schema = "Other".to_owned();
     assert!(open(&config).await.unwrap_err().advice().contains("tidings migrate"));
-    assert_eq!(Store::migrate(&config).await.unwrap().applied, ["0001_schema", "0002_announce"]);
+    assert_eq!(Store::migrate(&config).await.unwrap().applied, ["0001_schema", "0002_announce", "0003_new_jobs"]);
     open(&config).await.unwrap().put_user(&id("ada"), "Ada").await.unwrap();
     config.database_schema = "tidings".to_owned();
     assert!(open(&config).await.unwrap().users(&[id("ada")]).await.unwrap().is_empty());
@@ -170,9 +170,10 @@ async fn changes_are_announced() {
     store.put_role(&id("d1"), &id("bob"), Role::Viewer).await.unwrap();
     let document = r#"{"table" : "documents", "keys" : [["d1"]]}"#;
     let job = r#"{"table" : "jobs", "keys" : [["j1"]]}"#;
+    let new_job = r#"{"table" : "jobs", "new" : true, "keys" : [["j1"]]}"#;
     let role = r#"{"table" : "document_permissions", "keys" : [["d1", "bob"]]}"#;
     let user = r#"{"table" : "users", "keys" : [["ada"]]}"#;
-    assert_eq!(heard(&mut listener).await, [role, document, job, user]);
+    assert_eq!(heard(&mut listener).await, [role, document, new_job, user]);
     let state =
         JobState { status: "running".into(), timestamp: "\"2026-11-20T10:00:00Z\"".into(), ..JobState::default() };
     store.write_back(&[(id("j1"), state, LogId { ms: 1, seq: 0 })]).await.unwrap();
