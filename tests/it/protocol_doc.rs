@@ -11,6 +11,7 @@ use crate::support::app::API_KEY;
 use crate::support::app::TestApp;
 use crate::support::app::World;
 use crate::support::app::id;
+use crate::support::eventually;
 use crate::support::http;
 use crate::support::sse::SseClient;
 use crate::support::tokens;
@@ -166,16 +167,12 @@ impl Runner {
         let (body, wanted) = edit.split_once(" → ").ok_or("an edit and its answer")?;
         let body = serde_json::from_str(body).map_err(|error| error.to_string())?;
         let (stream, user) = &self.stream;
-        let until = tokio::time::Instant::now() + SOON;
-        loop {
+        eventually(wanted, SOON, async || {
             let answer = self.app.patch(user, stream, &body).await.text();
-            if fits(wanted, &answer) {
-                return Ok(());
-            }
-            if tokio::time::Instant::now() > until {
-                return Err(format!("{wanted} is in truth {answer}"));
-            }
-        }
+            fits(wanted, &answer).then_some(())
+        })
+        .await;
+        Ok(())
     }
 
     async fn ws(&mut self, lines: &[String]) -> Result<(), String> {
