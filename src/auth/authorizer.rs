@@ -23,20 +23,17 @@ use crate::telemetry::Metrics;
 
 /// How old a "no" may be: somebody who was just given access tries again.
 const NEGATIVE_MAX: Duration = Duration::from_secs(2);
-/// How long a grant holds that was given while the database is away, before it is asked for again.
-const STALE_STEP: Duration = Duration::from_secs(10);
 /// Users, jobs or roles of one question.
 const PREFETCH: usize = 1000;
 /// Answers remembered at most: about 200 bytes each.
 const ANSWERS_MAX: usize = 262_144;
 
-/// The proof that a user may see a channel, until a moment. Only an `Authorizer` makes one.
+/// The proof that a channel may be seen by whom it was asked for. Only an `Authorizer` makes one; an open stream's are asked for again
+/// within the age of an answer (`session::rights`).
 #[derive(Debug, Clone)]
 pub struct Grant {
     channel: Channel,
-    user: Id,
     role: Option<Role>,
-    valid_until: Instant,
 }
 
 impl Grant {
@@ -46,31 +43,17 @@ impl Grant {
         &self.channel
     }
 
-    /// By whom.
-    #[must_use]
-    pub fn user(&self) -> &Id {
-        &self.user
-    }
-
     /// The role on the document; `None` for jobs and for the user's own channel.
     #[must_use]
     pub fn role(&self) -> Option<Role> {
         self.role
     }
 
-    /// Ask again before this.
-    #[must_use]
-    pub fn valid_until(&self) -> Instant {
-        self.valid_until
-    }
-
-    /// A grant nobody was asked for, for tests of other modules; valid for a minute.
+    /// A grant nobody was asked for, for tests of other modules.
     #[cfg(test)]
     #[must_use]
-    pub fn for_test(user: &str, channel: &str) -> Self {
-        let channel = Channel::parse(channel).expect("tests use valid channels");
-        let user = Id::parse(user).expect("tests use valid ids");
-        Self { channel, user, role: None, valid_until: Instant::now() + Duration::from_secs(60) }
+    pub fn for_test(channel: &str) -> Self {
+        Self { channel: Channel::parse(channel).expect("tests use valid channels"), role: None }
     }
 }
 
@@ -106,10 +89,10 @@ impl Remembered {
     }
 }
 
-/// A yes or a no that may be acted upon until a moment, or nothing.
+/// A yes or a no that may be acted upon, or nothing.
 #[derive(Debug, Clone, Copy)]
 enum Answer {
-    Known { role: Option<Role>, until: Instant },
+    Known { role: Option<Role> },
     Unknown,
 }
 
@@ -144,7 +127,7 @@ impl Authorizer {
     pub async fn authorize(&self, principal: &Principal, channels: &[Channel]) -> Vec<Verdict> {
         let own = self.standing(principal).await;
         let mut answers = HashMap::new();
-        if matches!(own, Answer::Known { role: Some(_), .. }) {
+        if matches!(own, Answer::Known { role: Some(_) }) {
             let asked: HashSet<Resource> = channels.iter().filter_map(resource).collect();
             answers = self.answers(&principal.user.id, asked).await;
         }
@@ -208,7 +191,7 @@ impl Authorizer {
     /// Whether the user exists and is enabled; `None`: that can't be asked at the moment.
     pub async fn admits(&self, principal: &Principal) -> Option<bool> {
         match self.standing(principal).await {
-            Answer::Known { role, .. } => Some(role.is_some()),
+            Answer::Known { role } => Some(role.is_some()),
             Answer::Unknown => None,
         }
     }
@@ -230,17 +213,14 @@ impl Authorizer {
 
     /// Whether the user still exists and is enabled: a stream outlives the look-up that its principal had at the start.
     async fn standing(&self, principal: &Principal) -> Answer {
-        let until = principal.checked + self.age_max();
-        if Instant::now() < until && self.changes.user_holds(principal.since, &principal.user.id) {
-            return Answer::Known { role: Some(Role::Owner), until };
+        let holds = self.changes.user_holds(principal.since, &principal.user.id);
+        if principal.checked.elapsed() < self.age_max() && holds {
+            return Answer::Known { role: Some(Role::Owner) };
         }
         match self.users.find(&principal.user.id).await {
-            Ok(found) => {
-                let until = if found.stale { self.stale_until(found.asked) } else { found.asked + self.age_max() };
-                Answer::Known { role: found.is_good().then_some(Role::Owner), until }
-            }
-            Err(_) if principal.checked.elapsed() < self.stale_max => {
-                Answer::Known { role: Some(Role::Owner), until: self.stale_until(principal.checked) }
+            Ok(found) => Answer::Known { role: found.is_good().then_some(Role::Owner) },
+            Err(_) if principal.checked.elapsed() < self.stale_max && holds => {
+                Answer::Known { role: Some(Role::Owner) }
             }
             Err(_) => Answer::Unknown,
         }
@@ -253,7 +233,7 @@ impl Authorizer {
             match self.fresh(&(user.clone(), resource.clone())) {
                 Some(known) => {
                     self.count("cache", 1);
-                    answers.insert(resource, Answer::Known { role: known.role, until: known.fresh_until() });
+                    answers.insert(resource, Answer::Known { role: known.role });
                 }
                 None if resource.kind() == Kind::Jobs => jobs.push(resource),
                 None => documents.push(resource),
@@ -306,7 +286,10 @@ impl Authorizer {
             let role = said.as_ref().ok().map(|role| role(&id));
             let key = (user.clone(), resource.clone());
             let answer = match role {
-                Some(role) => Answer::Known { role, until: self.remember(key, role, asked) },
+                Some(role) => {
+                    self.remember(key, role, asked);
+                    Answer::Known { role }
+                }
                 None => self.stale(&key),
             };
             (resource, answer)
@@ -333,14 +316,13 @@ impl Authorizer {
         self.answers.get(key).filter(|known| young(known) && self.changes.holds(known.since, &key.0, &key.1))
     }
 
-    fn remember(&self, key: (Id, Resource), role: Option<Role>, (asked, since): (Instant, u64)) -> Instant {
+    fn remember(&self, key: (Id, Resource), role: Option<Role>, (asked, since): (Instant, u64)) {
         self.count("database", 1);
         let age = if role.is_some() { self.max_age } else { NEGATIVE_MAX.min(self.max_age) };
         // Streams that began together shouldn't all ask again together.
         let age = age.mul_f64(1.0 - 0.1 * fastrand::f64());
         let known = Remembered { role, asked, since, fresh_ms: u32::try_from(age.as_millis()).unwrap_or(u32::MAX) };
         self.answers.insert(key, known);
-        known.fresh_until()
     }
 
     fn stale(&self, key: &(Id, Resource)) -> Answer {
@@ -349,11 +331,7 @@ impl Authorizer {
         // What was announced as changed is not believed, however long the database stays away.
         let known = known.filter(|known| self.changes.holds(known.since, &key.0, &key.1));
         self.count(if known.is_some() { "stale" } else { "unavailable" }, 1);
-        known.map_or(Answer::Unknown, |known| Answer::Known { role: known.role, until: self.stale_until(known.asked) })
-    }
-
-    fn stale_until(&self, asked: Instant) -> Instant {
-        (asked + self.stale_max).min(Instant::now() + STALE_STEP)
+        known.map_or(Answer::Unknown, |known| Answer::Known { role: known.role })
     }
 
     fn count(&self, from: &str, number: u64) {
@@ -376,7 +354,7 @@ fn ids(resources: &[Resource]) -> Vec<Id> {
 }
 
 fn verdict(principal: &Principal, channel: &Channel, own: Answer, answers: &HashMap<Resource, Answer>) -> Verdict {
-    let Answer::Known { role: standing, until: own_until } = own else { return Verdict::Unavailable };
+    let Answer::Known { role: standing } = own else { return Verdict::Unavailable };
     let answer = match channel.kind() {
         _ if standing.is_none() => return Verdict::Denied,
         Kind::User if channel.id() == principal.user.id.as_str() => own,
@@ -385,12 +363,10 @@ fn verdict(principal: &Principal, channel: &Channel, own: Answer, answers: &Hash
     };
     match answer {
         Answer::Unknown => Verdict::Unavailable,
-        Answer::Known { role: None, .. } => Verdict::Denied,
-        Answer::Known { role, until } => Verdict::Granted(Grant {
+        Answer::Known { role: None } => Verdict::Denied,
+        Answer::Known { role } => Verdict::Granted(Grant {
             channel: channel.clone(),
-            user: principal.user.id.clone(),
             role: role.filter(|_| matches!(channel.kind(), Kind::Docs | Kind::Presence)),
-            valid_until: until.min(own_until),
         }),
     }
 }

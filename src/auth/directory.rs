@@ -39,8 +39,6 @@ pub(super) struct Found {
     pub asked: Instant,
     /// The same by the clock of changes.
     pub since: u64,
-    /// The database is away; this is the answer from before.
-    pub stale: bool,
 }
 
 impl Directory {
@@ -76,13 +74,15 @@ impl Directory {
         let (asked, since) = (Instant::now(), self.changes.now());
         match self.store.users(std::slice::from_ref(id)).await {
             Ok(mut users) => {
-                let found = Found { user: users.remove(id).map(Arc::new), asked, since, stale: false };
+                let found = Found { user: users.remove(id).map(Arc::new), asked, since };
                 self.known.insert(id.clone(), found.clone());
                 Ok(found)
             }
             Err(error) => {
-                let good = |found: &Found| found.is_good() && found.asked.elapsed() < self.stale_max;
-                self.known.get(id).filter(good).map(|found| Found { stale: true, ..found }).ok_or(error)
+                // What was announced as changed is not believed, however long the database stays away.
+                let holds = |found: &Found| self.changes.user_holds(found.since, id);
+                let good = |found: &Found| found.is_good() && found.asked.elapsed() < self.stale_max && holds(found);
+                self.known.get(id).filter(good).ok_or(error)
             }
         }
     }
@@ -98,7 +98,7 @@ impl Directory {
         let Ok(mut users) = self.store.users(&unknown).await else { return };
         for id in unknown {
             let user = users.remove(&id).map(Arc::new);
-            self.known.insert(id, Found { user, asked, since, stale: false });
+            self.known.insert(id, Found { user, asked, since });
         }
     }
 

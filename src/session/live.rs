@@ -3,7 +3,9 @@
 //! Everything that happens to a stream from outside is an edit with a number. The lane does edits of live streams in order; a stream
 //! that is catching up, or that the lane has given back, looks here for those that it has missed. So no edit is lost or told twice.
 
-use std::collections::BTreeMap;
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -188,43 +190,114 @@ impl Holder for Live {
     }
 }
 
-/// The streams of this node, by user.
+/// The streams of this node, by user and number. A set of pointers: there are tens of thousands, and each knows its own key.
 #[derive(Debug, Default)]
-pub struct Lives(Mutex<BTreeMap<(Id, ConnectionId), Arc<Live>>>);
+pub struct Lives(Mutex<BTreeSet<Entry>>);
+
+#[derive(Debug)]
+struct Entry(Arc<Live>);
+
+/// Where a stream stands in the order, also for looking one up of which only the key is known.
+trait Keyed {
+    fn key(&self) -> (&Id, ConnectionId);
+}
+
+impl Keyed for Entry {
+    fn key(&self) -> (&Id, ConnectionId) {
+        (&self.0.user, self.0.id)
+    }
+}
+
+impl Keyed for (Id, ConnectionId) {
+    fn key(&self) -> (&Id, ConnectionId) {
+        (&self.0, self.1)
+    }
+}
+
+impl PartialEq for dyn Keyed + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for dyn Keyed + '_ {}
+
+impl PartialOrd for dyn Keyed + '_ {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for dyn Keyed + '_ {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key().cmp(&other.key())
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Entry {}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key().cmp(&other.key())
+    }
+}
+
+impl<'a> Borrow<dyn Keyed + 'a> for Entry {
+    fn borrow(&self) -> &(dyn Keyed + 'a) {
+        self
+    }
+}
 
 impl Lives {
     pub(super) fn add(&self, live: &Arc<Live>) {
-        self.0.lock().insert((live.user.clone(), live.id), Arc::clone(live));
+        self.0.lock().insert(Entry(Arc::clone(live)));
     }
 
     pub(super) fn remove(&self, live: &Live) {
-        self.0.lock().remove(&(live.user.clone(), live.id));
+        let key = (live.user.clone(), live.id);
+        self.0.lock().remove(&key as &dyn Keyed);
     }
 
     /// This user's streams.
     #[must_use]
     pub fn of(&self, user: &Id) -> Vec<Arc<Live>> {
-        let lives = self.0.lock();
         let from = (user.clone(), ConnectionId(0));
-        lives.range(from..).take_while(|((of, _), _)| of == user).map(|(_, live)| Arc::clone(live)).collect()
+        let lives = self.0.lock();
+        let range = lives.range::<dyn Keyed, _>((Bound::Included(&from as &dyn Keyed), Bound::Unbounded));
+        range.take_while(|entry| entry.0.user == *user).map(|entry| Arc::clone(&entry.0)).collect()
     }
 
     pub(super) fn get(&self, user: &Id, id: ConnectionId) -> Option<Arc<Live>> {
-        self.0.lock().get(&(user.clone(), id)).cloned()
+        let key = (user.clone(), id);
+        self.0.lock().get(&key as &dyn Keyed).map(|entry| Arc::clone(&entry.0))
     }
 
     /// Up to `max` streams after this one, in the order of their keys.
     pub(super) fn after(&self, last: Option<&Arc<Live>>, max: usize) -> Vec<Arc<Live>> {
-        let from = match last {
-            Some(live) => Bound::Excluded((live.user.clone(), live.id)),
-            None => Bound::Unbounded,
-        };
-        self.0.lock().range((from, Bound::Unbounded)).take(max).map(|(_, live)| Arc::clone(live)).collect()
+        let lives = self.0.lock();
+        let copied = |entry: &Entry| Arc::clone(&entry.0);
+        let Some(last) = last else { return lives.iter().take(max).map(copied).collect() };
+        let key = (last.user.clone(), last.id);
+        let range = lives.range::<dyn Keyed, _>((Bound::Excluded(&key as &dyn Keyed), Bound::Unbounded));
+        range.take(max).map(copied).collect()
     }
 
     /// Streams that have a name.
     pub(super) fn named(&self) -> Vec<Arc<Live>> {
-        self.0.lock().values().filter(|live| live.session.is_some()).cloned().collect()
+        let lives = self.0.lock();
+        lives.iter().filter(|entry| entry.0.session.is_some()).map(|entry| Arc::clone(&entry.0)).collect()
     }
 
     /// Streams.

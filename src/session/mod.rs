@@ -51,6 +51,7 @@ use crate::hub::Pending;
 use crate::jobs::TerminalStatuses;
 use crate::store::Store;
 use crate::telemetry::Metrics;
+use live::Begin;
 
 /// Streams that ask the log or the database about the past at once.
 const CATCHUPS_MAX: usize = 64;
@@ -248,10 +249,8 @@ pub struct Session {
     /// The client wrote `user.me` for its own channel.
     wrote_me: bool,
     denied: Box<[Denied]>,
-    verdict: Verdict,
-    resume: Option<Cursor>,
-    /// The beginning of the log in which the cursor was judged.
-    generation: u64,
+    /// Only until it is live.
+    begin: Option<Box<Begin>>,
     until_done: bool,
     /// The client was told the states of quiet jobs at its cursor, but for these channels.
     told: Pending,

@@ -28,6 +28,7 @@ use crate::session::Session;
 use crate::session::Sessions;
 use crate::session::Verdict;
 use crate::session::edit;
+use crate::session::live::Begin;
 
 /// How long a cursor from a faster instance is waited for.
 const AHEAD_WAIT: Duration = Duration::from_millis(2000);
@@ -120,9 +121,7 @@ impl Sessions {
             asked,
             wrote_me,
             denied: denied.into(),
-            verdict,
-            resume,
-            generation,
+            begin: Some(Box::new(Begin { verdict, resume, generation })),
             until_done: request.until_done,
             told: request.polls.then(|| Box::new(fresh)),
         };
@@ -266,7 +265,7 @@ impl Session {
     /// What a dry run answers, of what the stream may see.
     #[must_use]
     pub fn answer<'a>(&'a self, grants: &'a [auth::Grant]) -> Answer<'a> {
-        let verdict = self.verdict.as_str();
+        let verdict = self.begun().verdict.as_str();
         let channels = grants
             .iter()
             .map(|grant| (grant.channel().as_str(), edit::alias_of(grant.channel(), self.wrote_me), verdict));
@@ -282,7 +281,7 @@ impl Session {
     /// Whether everything after the client's cursor follows.
     #[must_use]
     pub fn is_resumed(&self) -> bool {
-        self.verdict == Verdict::Resumed
+        self.begun().verdict == Verdict::Resumed
     }
 
     /// Verdicts and refusals, each as a JSON array.
@@ -316,7 +315,9 @@ impl Session {
 
     /// `until=done` with a cursor at or after the latest state of every job, all of them terminal.
     async fn knows_the_end(&self) -> Result<bool, ApiError> {
-        let Some(cursor) = self.resume.filter(|_| self.until_done && self.denied.is_empty()) else { return Ok(false) };
+        let Some(cursor) = self.begun().resume.filter(|_| self.until_done && self.denied.is_empty()) else {
+            return Ok(false);
+        };
         let channels = self.live.channels();
         let states = self.sessions.states(&channels, self.sessions.hub.window().head().at).await?;
         let ended =

@@ -23,6 +23,7 @@ use crate::session::ResetReason;
 use crate::session::Session;
 use crate::session::Sessions;
 use crate::session::Verdict;
+use crate::session::live::Begin;
 use crate::session::replay::Page;
 use crate::session::replay::Progress;
 
@@ -174,7 +175,7 @@ impl Opening {
             return Some(Step::End(reason));
         }
         if let Some(begin) = missed.begin {
-            self.session.begins(*begin);
+            self.session.begin = Some(begin);
             self.progress = None;
         }
         let channels = self.channels();
@@ -207,6 +208,7 @@ impl Opening {
     pub fn joined(&mut self) {
         self.was_live = true;
         self.progress = None;
+        self.session.begin = None;
         // From here on changes find it; what was announced between the question and now may have missed it.
         let sessions = &self.session.sessions;
         if sessions.authorizer.changes().now() != self.asked {
@@ -226,8 +228,8 @@ impl Opening {
 
     /// Continuity was lost: the next steps start over.
     fn lost(&mut self) {
-        self.session.verdict = Verdict::Reset(ResetReason::HistoryRewritten);
-        self.session.resume = None;
+        let verdict = Verdict::Reset(ResetReason::HistoryRewritten);
+        self.session.begin = Some(Box::new(Begin { verdict, resume: None, generation: 0 }));
         self.progress = None;
     }
 }

@@ -46,22 +46,24 @@ pub(super) enum Page {
 }
 
 impl Session {
-    pub(super) fn begins(&mut self, begin: Begin) {
-        (self.verdict, self.resume, self.generation) = (begin.verdict, begin.resume, begin.generation);
+    /// Where the stream begins; one that was live goes on from now.
+    pub(super) fn begun(&self) -> Begin {
+        self.begin.as_deref().copied().unwrap_or(Begin { verdict: Verdict::Live, resume: None, generation: 0 })
     }
 
     pub(super) fn begin(&self, channels: Vec<Channel>) -> Progress {
         let window = self.sessions.hub.window();
         // The generation first: if the log begins anew in between, the lane refuses the older one. A cursor was judged against
         // the log of that beginning, and means nothing in another.
-        let generation = if self.resume.is_some() { self.generation } else { window.generation() };
-        let at = self.resume.unwrap_or_else(|| window.head());
-        let untouched = self.resume.is_none();
+        let Begin { resume, generation, .. } = self.begun();
+        let generation = if resume.is_some() { generation } else { window.generation() };
+        let at = resume.unwrap_or_else(|| window.head());
+        let untouched = resume.is_none();
         Progress { channels, at, generation, untouched, said: HashMap::new(), is_ready: false }
     }
 
     pub(super) fn reset(&self, channels: &[Channel]) -> Option<Frame> {
-        let Verdict::Reset(reason) = self.verdict else { return None };
+        let Verdict::Reset(reason) = self.begun().verdict else { return None };
         self.sessions.metrics.resumes.with_label_values(&["reset"]).inc();
         let names: Vec<String> = channels.iter().map(|channel| format!("\"{channel}\"")).collect();
         let now = clock::rfc3339(clock::now_us());
@@ -138,7 +140,7 @@ impl Session {
 
     /// Snapshots of the jobs of which the replay said nothing, all as of `progress.at`; `None`: a state is newer than that, replay on.
     pub(super) async fn snapshots(&self, progress: &mut Progress) -> Result<Option<VecDeque<Frame>>, ApiError> {
-        let resumed = self.verdict == Verdict::Resumed;
+        let resumed = self.begun().verdict == Verdict::Resumed;
         let told = |channel: &Channel| resumed && self.told.as_ref().is_some_and(|but| !but.contains(channel));
         let silent = |channel: &&Channel| {
             channel.kind() == Kind::Jobs && !progress.said.contains_key(*channel) && !told(channel)

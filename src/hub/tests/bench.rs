@@ -163,7 +163,7 @@ impl Bench {
         let fake = Fake::default();
         fake.0.lock().room = room;
         let channels: Vec<Channel> = channels.iter().map(|n| Channel::parse(&format!("jobs.{n}")).unwrap()).collect();
-        let grants: Vec<Grant> = channels.iter().map(|channel| Grant::for_test("ada", channel.as_str())).collect();
+        let grants: Vec<Grant> = channels.iter().map(|channel| Grant::for_test(channel.as_str())).collect();
         let seat = Seat::Socket {
             handle: fake.clone(),
             unsent: Bytes::from_static(b"hello 0 {}\n"),

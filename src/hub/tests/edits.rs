@@ -24,11 +24,7 @@ fn channel(n: u8) -> Channel {
 
 fn join(n: u8, state: Option<(u64, u64)>) -> Join {
     let state = state.map(|(at, number)| (LogId { ms: at, seq: 0 }, event(number, n, Delivery::Durable, 1)));
-    Join {
-        grant: Grant::for_test("ada", channel(n).as_str()),
-        said: format!("{{\"channel\":\"jobs.{n}\"}}").into(),
-        state,
-    }
+    Join { grant: Grant::for_test(channel(n).as_str()), said: format!("{{\"channel\":\"jobs.{n}\"}}").into(), state }
 }
 
 fn edit(bench: &mut Bench, id: u64, edit: Edit) {

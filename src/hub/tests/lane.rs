@@ -193,7 +193,7 @@ fn who_is_too_far_behind_or_of_another_log_is_sent_back() {
         (LogId::ZERO, old - 1, Refused::Reopened),
     ] {
         let fake = Fake::default();
-        let grants = [Grant::for_test("ada", "jobs.1")];
+        let grants = [Grant::for_test("jobs.1")];
         let seat = Seat::Socket {
             handle: fake.clone(),
             unsent: Bytes::from_static(b"hello 0 {}\n"),

@@ -60,7 +60,7 @@ async fn a_lane_that_panics_is_noticed() {
     handle.set_nonblocking(true).unwrap();
     let register = Register {
         id: ConnectionId(1),
-        grants: [Grant::for_test("ada", "jobs.1")].into(),
+        grants: [Grant::for_test("jobs.1")].into(),
         seat: Seat::Socket { handle, unsent: Bytes::new(), wire: &BROKEN, keeper: Box::new(Nobody) },
         from: LogId::ZERO,
         generation: 1,
