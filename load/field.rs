@@ -246,7 +246,10 @@ fn reader_args(ground: &Ground<'_>) -> Result<Vec<String>, Failure> {
     let job = if shape.shared { "0" } else { "{job}" };
     let path = match (&setup.url_template, server) {
         (Some(template), Server::Other) => stack::split_url(template)?.1,
-        _ if shape.session => "/v1/events?channels={channels}&session=load-{run}-{i}".to_owned(),
+        _ if shape.session => {
+            let route = if setup.websocket && server == Server::Tidings { "ws" } else { "events" };
+            format!("/v1/{route}?channels={{channels}}&session=load-{{run}}-{{i}}")
+        }
         _ => "/v1/events?channels={channels}".to_owned(),
     };
     let own =

@@ -129,6 +129,9 @@ pub(crate) struct Setup {
     /// Its process, to measure what it costs; it is bound to the server's core
     #[arg(long, requires = "url_template")]
     pub(crate) server_pid: Option<u32>,
+    /// `idle` opens WebSockets
+    #[arg(long)]
+    pub(crate) websocket: bool,
     /// Write the results there as well
     #[arg(long)]
     pub(crate) json: Option<PathBuf>,

@@ -39,6 +39,8 @@ enum At {
     ChunkEnd,
     /// The body has no frame and ends with the connection.
     Plain,
+    /// Frames of a WebSocket, of which only the beginning is of interest.
+    Frames,
     End,
 }
 
@@ -61,7 +63,10 @@ pub(crate) struct Parser {
     line: Vec<u8>,
 }
 
-/// The answer is not `200`; its first line.
+/// How a WebSocket says that a stream is ready.
+const READY: &[u8] = b"\"event\":\"ready\"";
+
+/// The answer is neither `200` nor `101`; its first line.
 #[derive(Debug)]
 pub(crate) struct Refused(pub(crate) String);
 
@@ -116,6 +121,13 @@ impl Parser {
                     self.lines(bytes, tell);
                     return Ok(());
                 }
+                At::Frames => {
+                    // It is written together with what comes before it.
+                    if bytes.windows(READY.len()).any(|window| window == READY) {
+                        tell(Said::Ready);
+                    }
+                    return Ok(());
+                }
                 At::End => return Ok(()),
             }
         }
@@ -127,6 +139,10 @@ impl Parser {
             return Ok(());
         }
         let head = String::from_utf8_lossy(&self.line).to_ascii_lowercase();
+        if head.starts_with("http/1.1 101") {
+            (self.at, self.line) = (At::Frames, Vec::new());
+            return Ok(());
+        }
         if !head.starts_with("http/1.1 200") {
             return Err(Refused(head.lines().next().unwrap_or_default().to_owned()));
         }

@@ -189,6 +189,10 @@ impl Cursor {
 pub(crate) fn request(role: &ReaderRole, number: usize, cursor: Option<&str>) -> String {
     let path = path(role, number);
     let mut text = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\n", role.url);
+    if path.starts_with("/v1/ws") {
+        text.push_str("Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n");
+        text.push_str("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n");
+    }
     if let Some(secret) = &role.jwt_secret {
         text.push_str(&format!("Authorization: Bearer {}\r\n", token(role, number, secret)));
     }

@@ -155,7 +155,8 @@ impl Sessions {
             .filter(|channel| carried.contains(channel))
             .cloned()
             .collect();
-        if carried.len() - leave.len() + wish.subscribe.len() > self.channels_max {
+        let is_new = |wish: &&Requested| wish.channel().is_none_or(|channel| !carried.contains(channel));
+        if carried.len() - leave.len() + wish.subscribe.iter().filter(is_new).count() > self.channels_max {
             return Err(ApiError::invalid("subscribe"));
         }
         let principal = Self::renewed(live, wish.principal.as_ref())?;

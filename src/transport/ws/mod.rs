@@ -70,6 +70,12 @@ struct State {
     running: bool,
 }
 
+impl Drop for Hearing {
+    fn drop(&mut self) {
+        self.waiting.forget();
+    }
+}
+
 impl Hearing {
     fn new(live: Arc<Live>, commands: Arc<dyn Commands>, tasks: TaskTracker) -> Self {
         let waiting = Arc::new(Waiting { live, commands, tasks, state: Mutex::default() });

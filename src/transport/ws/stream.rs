@@ -84,12 +84,6 @@ struct Stream {
     _slot: OwnedSemaphorePermit,
 }
 
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.hearing.waiting.forget();
-    }
-}
-
 impl Keeper<StdStream> for Stream {
     fn seated(&mut self) {
         self.opening.joined();
@@ -221,7 +215,6 @@ async fn drive(
             if reason != CloseReason::Closed {
                 unsent.extend_from_slice(&(FRAMED.end)(reason));
             }
-            hearing.waiting.forget();
             return finish(socket, unsent).await;
         }
         write(&mut socket, &mut unsent).await?;
