@@ -11,8 +11,9 @@ import {
 import { carried, countCursor, countGap, forget, forgetAll, jobOf, known, refused, state } from "/state.js";
 import { Stream } from "/stream.js";
 
-// Addresses of the shared and of the other document begin like this.
 const DOCS = "docs.";
+// What carries a cursor without being in the log: it says where the stream is.
+const POSITIONS = ["ready", "heartbeat", "subscribed"];
 let visit = null; // the answer of POST /demo/session
 let attempt = 0; // how many sessions were asked for; an answer to an older question is ignored
 let notesSaid = 0;
@@ -137,7 +138,7 @@ function receive(name, cursor, data) {
   state.heardAt = Date.now();
   state.counts.events += 1;
   moved(cursor);
-  const isLogged = cursor && name !== "ready" && name !== "heartbeat";
+  const isLogged = cursor && !POSITIONS.includes(name);
   if (isLogged) countCursor(cursor);
   if (isLogged && !state.ready && state.verdict === "resumed") state.counts.replayed += 1;
   handlers[name]?.(data);
@@ -247,7 +248,11 @@ const changeRole = () => attempted("document-note", async () => {
   const channel = DOCS + visit.shared.id;
   if (!(channel in state.denied)) return request("DELETE", "/demo/role");
   await request("PUT", "/demo/role");
-  await edit(channel, true);
+  // A “no” is remembered for up to two seconds, or until the new row is announced. So the first try may be too early.
+  for (let tries = 0; tries < 8 && !(channel in state.verdicts); tries += 1) {
+    if (tries > 0) await new Promise((done) => setTimeout(done, 300));
+    await edit(channel, true);
+  }
 });
 
 function publishNote(event) {
