@@ -55,3 +55,34 @@ async fn a_bare_event_source_on_another_origin_survives_a_kill() {
     assert_eq!(progress, json!([10, 20, 100]), "nothing lost, nothing repeated");
     assert_eq!(page.eval("document.body.innerText.includes('completed')").await, true);
 }
+
+/// The examples for WebSocket and long-poll, as they are: they show what happens, also what happened while they were cut off.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_examples_come_back_by_themselves() {
+    let examples =
+        [include_str!("../../../examples/browser-websocket.html"), include_str!("../../../examples/browser-poll.html")];
+    for example in examples {
+        let origin = Origin::serve(example).await;
+        let mut world = World::embedded().await;
+        world.config.cors_origins = vec![origin.by_name()];
+        world.people(&[("ada", &["a"])]).await;
+        let app = world.start().await;
+        let proxy = ChaosProxy::start(app.addr).await;
+        let (page, service, token) = (origin.by_name(), proxy.addr(), tokens::for_user("ada"));
+        let mut page = Browser::open(&format!("{page}/?service=http://{service}&channels=jobs.a&token={token}")).await;
+        let shows = |n: u64| format!("document.body.innerText.includes('\"n\":{n}}}')");
+        page.until("the state shows", PATIENCE, "document.body.innerText.includes('queued')").await;
+        app.progress("a", 1).await;
+        page.until("an update shows", PATIENCE, &shows(1)).await;
+        proxy.set_mode(Mode::Refuse);
+        proxy.reset_all();
+        app.progress("a", 2).await;
+        proxy.set_mode(Mode::Pass);
+        page.until("what it missed shows", PATIENCE, &shows(2)).await;
+        app.progress("a", 3).await;
+        page.until("what follows shows", PATIENCE, &shows(3)).await;
+        let told = "document.body.innerText.match(/\"n\":\\d+/g)";
+        assert_eq!(page.eval(told).await, json!(["\"n\":3", "\"n\":2", "\"n\":1"]), "each once, newest first");
+        app.app.stop().await;
+    }
+}

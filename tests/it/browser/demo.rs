@@ -106,6 +106,8 @@ async fn the_demo_page_shows_jobs_moving_and_a_cut_that_heals() {
     page.until("the stream resumed by itself", PATIENCE, &format!("tidings.state.verdict === 'resumed' && {LIVE}"))
         .await;
     assert_eq!(page.eval("tidings.state.transport").await, "sse");
+    let inline = "(() => { const made = document.createElement('script'); made.textContent = 'window.ran = true'; document.head.append(made); return window.ran ?? false; })()";
+    assert_eq!(page.eval(inline).await, false, "the policy allows no script but the server's files");
 }
 
 /// While jobs move, the transport changes again and again, and each is cut: the page's own count of what is missing in the
@@ -132,6 +134,14 @@ async fn the_demo_page_changes_its_transport_and_misses_nothing() {
     assert_eq!((&counts["missed"], &counts["repeated"]), (&json!(0), &json!(0)), "{counts}");
     assert!(counts["reconnects"].as_u64() >= Some(15), "{counts}");
     assert_eq!(page.eval("document.querySelector('#count-missed').textContent").await, "0", "people see it");
+    // The counts can count: a gap of one number, and a cursor that comes twice.
+    let update = |seq: u64| format!("known.countGap({{ jobId: 'x', attempt: 1, seq: {seq} }})");
+    let (one, three) = (update(1), update(3));
+    let twice = "known.countCursor('c'); known.countCursor('c')";
+    let counted =
+        format!("import('/state.js').then((known) => {{ {one}; {three}; {twice}; return known.state.counts; }})");
+    let counts = page.eval(&counted).await;
+    assert_eq!((&counts["missed"], &counts["repeated"]), (&json!(1), &json!(1)), "{counts}");
 }
 
 /// On each transport: a note is published and heard, a channel is added and taken away, and one whose permission is deleted
