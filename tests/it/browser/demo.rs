@@ -18,7 +18,8 @@ struct Demo {
     addr: SocketAddr,
     /// What a worker would have.
     key: String,
-    _server: Server,
+    arguments: Vec<String>,
+    server: Server,
     _directory: TempDir,
 }
 
@@ -28,18 +29,17 @@ impl Demo {
         let (port, data) = (free_port(), directory.path().display().to_string());
         let text = port.to_string();
         let arguments = [&["demo", "--port", &text, "--data-dir", &data], more].concat();
-        let server = Server::launch(&arguments, &[]);
+        let arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
         let addr = SocketAddr::from(([127, 0, 0, 1], port));
-        eventually("the demo serves", PATIENCE, async || {
-            let asked =
-                http::try_raw(addr, b"GET /health/ready HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").await;
-            asked.ok().filter(|answer| answer.status == 200)
-        })
-        .await;
-        let commands = http::request(addr, "GET", "/demo/commands", &[], b"").await.json();
-        let curl = commands["curl"].as_str().unwrap();
-        let key = curl.split("ApiKey ").nth(1).unwrap().split('\'').next().unwrap().to_owned();
-        Self { addr, key, _server: server, _directory: directory }
+        let server = launch(&arguments, addr).await;
+        Self { addr, key: key(addr).await, arguments, server, _directory: directory }
+    }
+
+    /// Ends it and starts it again on what it has kept.
+    async fn restart(&mut self) {
+        self.server.kill();
+        self.server = launch(&self.arguments, self.addr).await;
+        self.key = key(self.addr).await;
     }
 
     async fn open(&self) -> Browser {
@@ -58,6 +58,23 @@ impl Demo {
         let data = json!({ "by": "a back end", "text": text });
         self.post("/v1/publish", &json!({ "channel": "docs.launch-deck", "data": data })).await;
     }
+}
+
+async fn launch(arguments: &[String], addr: SocketAddr) -> Server {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let server = Server::launch(&arguments, &[]);
+    eventually("the demo serves", PATIENCE, async || {
+        let asked = http::try_raw(addr, b"GET /health/ready HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").await;
+        asked.ok().filter(|answer| answer.status == 200)
+    })
+    .await;
+    server
+}
+
+async fn key(addr: SocketAddr) -> String {
+    let commands = http::request(addr, "GET", "/demo/commands", &[], b"").await.json();
+    let curl = commands["curl"].as_str().unwrap();
+    curl.split("ApiKey ").nth(1).unwrap().split('\'').next().unwrap().to_owned()
 }
 
 const LIVE: &str = "tidings.state.connection === 'live' && tidings.state.ready";
@@ -190,4 +207,22 @@ async fn the_demo_page_edits_its_stream_and_loses_a_channel() {
     let counts = page.eval("tidings.state.counts").await;
     assert_eq!((&counts["missed"], &counts["repeated"]), (&json!(0), &json!(0)), "{counts}");
     assert_eq!(page.eval("document.querySelectorAll('#notes b, .log b').length").await, 0, "text is text");
+}
+
+/// The demo's secret is new at each start, and its log as well: whoever is on the page gets a new session by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_page_outlives_its_server() {
+    let mut demo = Demo::start(&[]).await;
+    let mut page = demo.open().await;
+    for transport in TRANSPORTS {
+        switch(&mut page, transport).await;
+        let session = page.eval("tidings.state.session").await;
+        demo.restart().await;
+        page.until("there is a new session", PATIENCE, &format!("tidings.state.session !== {session} && {LIVE}")).await;
+        demo.says(&format!("before {transport} was left")).await;
+        until_noted(&mut page, &format!("before {transport} was left")).await;
+        page.until("jobs move", PATIENCE, "tidings.state.counts.updates > 12").await;
+        let counts = page.eval("tidings.state.counts").await;
+        assert_eq!((&counts["missed"], &counts["repeated"]), (&json!(0), &json!(0)), "{transport}: {counts}");
+    }
 }

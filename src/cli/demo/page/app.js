@@ -47,7 +47,7 @@ const stream = new Stream({
     stream.close();
     state.ready = false;
     // The demo makes a new secret at each start: after a restart the old cookie is worth nothing, a new session is.
-    if (code === "AUTH_REQUIRED" && state.counts.events > 0) return start(visit.user.id);
+    if (code === "AUTH_REQUIRED" && state.lastEventId) return start(visit.user.id);
     connection("ended", reason);
   },
 });
@@ -109,7 +109,7 @@ function watch() {
 
 function opened(data) {
   // Every opening but the first of a session is a reconnect, whoever noticed the cut, or a change of the transport.
-  if (state.counts.events > 0) state.counts.reconnects += 1;
+  if (state.lastEventId) state.counts.reconnects += 1;
   state.ready = false;
   state.counts.replayed = 0;
   carry(data);

@@ -54,7 +54,7 @@ export function showFacts() {
 
 export function showHeard() {
   const seconds = Math.round((Date.now() - state.heardAt) / 1000);
-  say($("heard"), !state.counts.events ? "–" : seconds < 1 ? "now" : `${seconds} s ago`);
+  say($("heard"), !state.lastEventId ? "–" : seconds < 1 ? "now" : `${seconds} s ago`);
 }
 
 // ---- the channels ---------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ export const state = {
 };
 
 const cursors = new Set();
-const numbers = new Map(); // job → the last update's attempt, number, and whether it was the end
+const numbers = new Map(); // job → the last update's attempt and number
 
 export function forgetAll() {
   Object.assign(state, { verdicts: {}, denied: {}, known: [], aliases: {}, connectionId: null, lastEventId: "", jobs: {}, notes: [] });
@@ -80,12 +80,13 @@ export function countCursor(cursor) {
   if (cursors.size > CURSORS_LIMIT) cursors.delete(cursors.values().next().value);
 }
 
-// The sample workers number the updates of an attempt without gaps, so a gap is something that we were not told.
-export function countGap({ jobId, attempt, seq, terminal, snapshot }) {
+// The sample workers number the updates of an attempt without gaps, and attempts too, so a gap is something that we were not
+// told. How many the attempt before had left is not known: a worker that was stopped with its server begins a new one.
+export function countGap({ jobId, attempt, seq, snapshot }) {
   const last = numbers.get(jobId);
   if (typeof seq !== "number" || (last?.attempt === attempt && seq < last.seq)) return;
-  numbers.set(jobId, { attempt, seq, terminal });
+  numbers.set(jobId, { attempt, seq });
   if (!last || snapshot) return;
   if (attempt === last.attempt) state.counts.missed += Math.max(0, seq - last.seq - 1);
-  else state.counts.missed += seq - 1 + (last.terminal ? 0 : 1) + (attempt - last.attempt - 1);
+  else state.counts.missed += seq - 1 + Math.max(0, attempt - last.attempt - 1);
 }
