@@ -207,6 +207,14 @@ async fn the_demo_page_edits_its_stream_and_loses_a_channel() {
     let counts = page.eval("tidings.state.counts").await;
     assert_eq!((&counts["missed"], &counts["repeated"]), (&json!(0), &json!(0)), "{counts}");
     assert_eq!(page.eval("document.querySelectorAll('#notes b, .log b').length").await, 0, "text is text");
+    let alan = "const select = document.querySelector('#user'); select.value = 'alan'; select.dispatchEvent(new Event('change', { bubbles: true }));";
+    page.eval(alan).await;
+    page.until("another one visits", PATIENCE, &format!("tidings.state.aliases['user.alan'] && {LIVE}")).await;
+    assert_eq!(
+        page.eval("document.querySelector('main').innerText.includes('over poll')").await,
+        false,
+        "nothing of the other's"
+    );
 }
 
 /// The demo's secret is new at each start, and its log as well: whoever is on the page gets a new session by itself.

@@ -3,7 +3,7 @@
 
 import { $, clock, request, say } from "/dom.js";
 import { showAllJobs, showCards, showJob } from "/cards.js";
-import { loadCommands, record, showCommands, showJobChoices, togglePause } from "/log.js";
+import { emptyLog, loadCommands, record, showCommands, showJobChoices, togglePause } from "/log.js";
 import {
   connection, emptyNotices, nextTheme, notice, rememberedTheme, showChannels, showDocument, showFacts, showHeard, showUsers,
   theme, verdict,
@@ -276,6 +276,7 @@ function cutOrOpen() {
 $("cut").addEventListener("click", cutOrOpen);
 $("user").addEventListener("change", (event) => {
   emptyNotices();
+  emptyLog();
   verdict("none");
   start(event.target.value);
 });

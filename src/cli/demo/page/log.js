@@ -1,7 +1,7 @@
 // Every event as it came, newest first; and the commands with which a terminal says something.
 
 import { $, clock, element, say } from "/dom.js";
-import { remember } from "/state.js";
+import { remember, state } from "/state.js";
 
 const LOG_LIMIT = 200;
 let paused = false;
@@ -15,6 +15,14 @@ export function record(entry) {
   held.push(entry);
   if (held.length > LOG_LIMIT) held.shift();
   say($("held"), `${held.length === LOG_LIMIT ? "more than " : ""}${held.length} waiting`);
+}
+
+// What one person saw is not for the next.
+export function emptyLog() {
+  held = [];
+  state.events.length = 0;
+  $("log").replaceChildren();
+  say($("held"), paused ? "0 waiting" : "");
 }
 
 function show(entries) {
