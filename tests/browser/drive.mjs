@@ -1,6 +1,9 @@
 // Drives a real Chromium for a test that is written in another language.
 //
-//   node drive.mjs <chromium> <url> [<width>x<height>]
+//   node drive.mjs <chromium> <url> [<width>x<height>] [kept|first-party|blocked]
+//
+// The last word says which cookies the browser keeps: all; none of a site that is not the page's, unless they are
+// partitioned (what Chromium calls blocking third-party cookies); or none at all.
 //
 // Reads one JSON command per line on stdin and prints one JSON line per answer, in order:
 //
@@ -16,19 +19,22 @@
 // Node has a WebSocket client of its own only since version 22.
 
 import { spawn } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 
 const COMMAND_TIMEOUT_MS = 30_000;
-const [program, url, size = "1400x1000"] = process.argv.slice(2);
-if (!program || !url) {
-  console.error("usage: node drive.mjs <chromium> <url> [<width>x<height>]");
+const COOKIES = { kept: { cookie_controls_mode: 0 }, "first-party": { cookie_controls_mode: 1 }, blocked: { default_content_setting_values: { cookies: 2 } } };
+const [program, url, size = "1400x1000", cookies = "kept"] = process.argv.slice(2);
+if (!program || !url || !(cookies in COOKIES)) {
+  console.error("usage: node drive.mjs <chromium> <url> [<width>x<height>] [kept|first-party|blocked]");
   process.exit(64);
 }
 
 const profile = mkdtempSync(join(tmpdir(), "tidings-chromium-"));
+mkdirSync(join(profile, "Default"));
+writeFileSync(join(profile, "Default", "Preferences"), JSON.stringify({ profile: COOKIES[cookies] }));
 const chromium = spawn(program, [
   "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage", "--no-first-run",
   "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions",

@@ -1,7 +1,8 @@
 //! `tidings demo`: the whole service in one process, with sample people, jobs, workers and a page. Nothing is special about
 //! it: the workers post like any back end, the page is a page with an `EventSource`.
 
-mod page;
+mod files;
+mod routes;
 mod sample;
 mod worker;
 
@@ -52,8 +53,8 @@ pub(super) async fn run(options: Options) -> Result<(), Failure> {
         println!("Port {} is busy, so this is port {port}.", options.port);
     }
     let base = format!("http://127.0.0.1:{port}");
-    let demo = Arc::new(page::Demo::new(&config, &base, &key));
-    let app = App::start(config, Listeners { public, metrics: None }, page::routes(&demo)).await?;
+    let demo = Arc::new(routes::Demo::new(&config, &base, &key));
+    let app = App::start(config, Listeners { public, metrics: None }, routes::routes(&demo)).await?;
     sample::fill(&app.shared.sessions.store).await.map_err(|error| Failure::unavailable(error.advice()))?;
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     if !options.quiet {
@@ -82,7 +83,7 @@ fn config(options: &Options, key: &str) -> Result<Config, Failure> {
     let mut secret = [0_u8; 32];
     getrandom::fill(&mut secret).map_err(|error| Failure::unavailable(format!("no random numbers: {error}")))?;
     config.jwt_secret = Secret::new(secret.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
-    config.auth_cookie = page::COOKIE.to_owned();
+    config.auth_cookie = routes::COOKIE.to_owned();
     config.api_keys = vec![Secret::new(key)];
     config.drain = std::time::Duration::from_millis(500);
     config.log_level = "warn".to_owned();
@@ -105,7 +106,7 @@ fn free_port(wished: u16) -> Result<(TcpListener, u16), Failure> {
     Err(Failure::unavailable(format!("no free port from {wished} on: {cause}; choose one with --port")))
 }
 
-fn welcome(base: &str, demo: &page::Demo) {
+fn welcome(base: &str, demo: &routes::Demo) {
     println!("\n  Tidings is running. Open  {base}/\n");
     println!("  Say something from a shell, and see it on the page:\n");
     println!("    {}\n", demo.example_publish());

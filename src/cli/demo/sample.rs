@@ -31,6 +31,11 @@ pub(super) const JOBS: [Job; 5] = [
 
 pub(super) const DOCUMENT: &str = "d1";
 
+/// Id and title of a document that every visitor may edit, until they take the role away from themselves. Its owner is nobody
+/// whom one can visit as: an owner has no role to lose.
+pub(super) const SHARED: (&str, &str) = ("launch-deck", "Launch deck");
+const SHARED_OWNER: (&str, &str) = ("studio", "The design studio");
+
 /// The last attempt of each sample job, of this run or an earlier one: a worker goes on counting where it was.
 pub(super) async fn attempts(store: &Store, terminal: &TerminalStatuses) -> Result<HashMap<Id, u64>, StoreError> {
     let ids: Vec<Id> = JOBS.iter().filter_map(|job| Id::parse(job.id).ok()).collect();
@@ -48,5 +53,11 @@ pub(super) async fn fill(store: &Store) -> Result<(), StoreError> {
     }
     store.put_job(&id(YOURS), &id("ada"), "queued").await?;
     store.put_document(&id(DOCUMENT), &id("ada"), "A shared slide").await?;
-    store.put_role(&id(DOCUMENT), &id("grace"), Role::Editor).await
+    store.put_role(&id(DOCUMENT), &id("grace"), Role::Editor).await?;
+    store.put_user(&id(SHARED_OWNER.0), SHARED_OWNER.1).await?;
+    store.put_document(&id(SHARED.0), &id(SHARED_OWNER.0), SHARED.1).await?;
+    for (user, _) in USERS {
+        store.put_role(&id(SHARED.0), &id(user), Role::Editor).await?;
+    }
+    Ok(())
 }

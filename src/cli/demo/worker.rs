@@ -22,7 +22,7 @@ pub(super) async fn run(
         () = async {
             loop {
                 attempt += 1;
-                worker.round(attempt, at).await;
+                Round { worker: &worker, attempt, seq: 0 }.work(at).await;
             }
         } => {}
     }
@@ -34,34 +34,42 @@ struct Worker {
     key: String,
 }
 
-impl Worker {
-    async fn round(&self, attempt: u64, at: usize) {
+/// One attempt. Its updates are numbered without gaps, so that a page can tell when it missed one.
+struct Round<'a> {
+    worker: &'a Worker,
+    attempt: u64,
+    seq: u64,
+}
+
+impl Round<'_> {
+    async fn work(mut self, at: usize) {
         let slides = 6 + at * 3;
-        let fails = (usize::try_from(attempt).unwrap_or(0) + at).is_multiple_of(3);
-        self.say(json!({ "status": "queued", "attempt": attempt, "message": "Waiting for a worker" })).await;
+        let fails = (usize::try_from(self.attempt).unwrap_or(0) + at).is_multiple_of(3);
+        self.say(json!({ "status": "queued", "message": "Waiting for a worker" })).await;
         pause(400, 1500).await;
         for slide in 1..=slides {
             let progress = slide * 100 / slides;
             let message = format!("Slide {slide} of {slides}");
-            self.say(json!({ "status": "running", "attempt": attempt, "progress": progress, "message": message }))
-                .await;
+            self.say(json!({ "status": "running", "progress": progress, "message": message })).await;
             pause(150, 900).await;
             if fails && slide * 3 > slides * 2 {
                 let error = json!({ "code": "font_missing", "message": "The font of this slide is not installed" });
-                self.say(json!({ "status": "failed", "attempt": attempt, "error": error, "message": null })).await;
+                self.say(json!({ "status": "failed", "error": error, "message": null })).await;
                 return pause(4000, 8000).await;
             }
         }
         let done = json!({ "slides": slides });
-        self.say(
-            json!({ "status": "completed", "attempt": attempt, "progress": 100, "message": "Done", "data": done }),
-        )
-        .await;
+        self.say(json!({ "status": "completed", "progress": 100, "message": "Done", "data": done })).await;
         pause(4000, 8000).await;
     }
 
-    async fn say(&self, update: Value) {
-        let request = self.http.post(&self.url).header("authorization", format!("ApiKey {}", self.key)).json(&update);
+    async fn say(&mut self, mut update: Value) {
+        self.seq += 1;
+        if let Some(object) = update.as_object_mut() {
+            object.extend([("attempt".to_owned(), json!(self.attempt)), ("seq".to_owned(), json!(self.seq))]);
+        }
+        let Worker { http, url, key } = self.worker;
+        let request = http.post(url).header("authorization", format!("ApiKey {key}")).json(&update);
         if let Err(error) = request.send().await {
             tracing::debug!(%error, "sample worker could not post");
         }

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
 
+use axum::http::HeaderMap;
+use axum::http::HeaderValue;
 use serde_json::Value;
 use serde_json::json;
 use tokio::io::AsyncBufReadExt as _;
@@ -23,6 +25,30 @@ use crate::support::eventually;
 /// How long a browser may take to answer, on a machine that is busy with other tests.
 const ANSWER_MAX: Duration = Duration::from_secs(40);
 
+/// The browser's window.
+const WINDOW: &str = "1400x1000";
+
+/// Which cookies a browser keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cookies {
+    /// All.
+    Kept,
+    /// Those of other sites than the page's only if they are partitioned.
+    FirstParty,
+    /// None.
+    Blocked,
+}
+
+impl Cookies {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::FirstParty => "first-party",
+            Self::Blocked => "blocked",
+        }
+    }
+}
+
 /// One page in a browser of its own. Dropping it closes the browser: the driver ends with its input.
 pub struct Browser {
     _driver: Child,
@@ -33,6 +59,11 @@ pub struct Browser {
 impl Browser {
     /// Opens a page and waits until it is loaded.
     pub async fn open(url: &str) -> Self {
+        Self::with_cookies(url, Cookies::Kept).await
+    }
+
+    /// The same, in a browser that keeps these cookies.
+    pub async fn with_cookies(url: &str, cookies: Cookies) -> Self {
         require("node", "nodejs");
         let chromium = std::env::var("TIDINGS_TEST_CHROMIUM").unwrap_or_else(|_| "chromium".to_owned());
         if chromium == "chromium" {
@@ -40,7 +71,7 @@ impl Browser {
         }
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser/drive.mjs");
         let mut driver = Command::new("node")
-            .args([script, &chromium, url])
+            .args([script, &chromium, url, WINDOW, cookies.word()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -87,13 +118,32 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Serves this text as HTML on any free port.
+    /// Serves this text as HTML on any free port; at `/cookie` an ordinary third-party cookie is set, and told if it came.
     pub async fn serve(page: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let mut tasks = JoinSet::new();
-        let router = axum::Router::new().fallback(move || async move { axum::response::Html(page) });
+        let router = axum::Router::new()
+            .route("/cookie", axum::routing::get(cookie))
+            .fallback(move || async move { axum::response::Html(page) });
         tasks.spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { addr, _tasks: tasks }
     }
+
+    /// The same place under the name `localhost`, which browsers take for another site than `127.0.0.1`.
+    pub fn by_name(&self) -> String {
+        format!("http://localhost:{}", self.addr.port())
+    }
+}
+
+/// A control: whether this browser keeps the cookies of other sites at all.
+async fn cookie(headers: HeaderMap) -> (HeaderMap, String) {
+    let sent = headers.get("cookie").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let mut answer = HeaderMap::new();
+    if let Some(origin) = headers.get("origin") {
+        answer.insert("access-control-allow-origin", origin.clone());
+    }
+    answer.insert("access-control-allow-credentials", HeaderValue::from_static("true"));
+    answer.insert("set-cookie", HeaderValue::from_static("plain=1; HttpOnly; Secure; SameSite=None"));
+    (answer, sent)
 }

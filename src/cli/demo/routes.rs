@@ -1,4 +1,4 @@
-//! The page of the demo, and the few routes that only the demo has.
+//! The few routes that only the demo has: who visits, and what a visitor may break.
 
 use std::sync::Arc;
 
@@ -6,16 +6,19 @@ use axum::Router;
 use axum::body::Body;
 use axum::body::Bytes;
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::http::HeaderValue;
 use axum::http::Response;
 use axum::http::StatusCode;
 use axum::http::header;
 use axum::routing::get;
 use axum::routing::post;
+use axum::routing::put;
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::auth;
+use crate::cli::demo::files;
 use crate::cli::demo::sample;
 use crate::clock;
 use crate::config::Config;
@@ -25,6 +28,8 @@ use crate::event::Id;
 use crate::http;
 use crate::http::AppState;
 use crate::hub::ConnectionId;
+use crate::store::Role;
+use crate::store::StoreError;
 
 pub(super) const COOKIE: &str = "tidings_demo";
 /// How long a visitor's token is good, in seconds.
@@ -87,29 +92,11 @@ impl Demo {
 pub(super) fn routes(demo: &Arc<Demo>) -> Router<AppState> {
     let (for_session, for_commands) = (Arc::clone(demo), Arc::clone(demo));
     Router::new()
-        .route("/", get(async || page("text/html; charset=utf-8", include_str!("page/index.html"))))
-        .route("/app.js", get(async || page("text/javascript; charset=utf-8", include_str!("page/app.js"))))
-        .route("/style.css", get(async || page("text/css; charset=utf-8", include_str!("page/style.css"))))
-        .route("/favicon.ico", get(async || StatusCode::NO_CONTENT))
+        .merge(files::routes())
         .route("/demo/session", post(async move |body: Bytes| session(&for_session, &body)))
         .route("/demo/commands", get(async move || commands(&for_commands)))
         .route("/demo/cut", post(cut))
-}
-
-fn page(kind: &'static str, text: &'static str) -> Response<Body> {
-    let mut response = Response::new(Body::from(text));
-    let policy = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
-    let fixed = [
-        (header::CONTENT_TYPE, kind),
-        (header::CACHE_CONTROL, "no-cache"),
-        (header::CONTENT_SECURITY_POLICY, policy),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-    ];
-    for (name, value) in fixed {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
-    response
+        .route("/demo/role", put(give_role).delete(take_role))
 }
 
 fn wish(body: &[u8]) -> Result<Wish, ApiError> {
@@ -127,8 +114,10 @@ fn session(demo: &Demo, body: &[u8]) -> Result<Response<Body>, ApiError> {
     let token = auth::mint(&demo.secret, &user, auth::Scopes::default(), clock::now_s(), TOKEN_TTL_S);
     let users: Vec<_> = sample::USERS.iter().map(|(id, name)| json!({ "id": id, "name": name })).collect();
     let jobs: Vec<_> = std::iter::once(sample::YOURS).chain(sample::JOBS.iter().map(|job| job.id)).collect();
+    let (shared, title) = sample::SHARED;
     let answer = json!({
-        "user": { "id": id, "name": name }, "users": users, "jobs": jobs, "documents": [sample::DOCUMENT],
+        "user": { "id": id, "name": name }, "users": users, "jobs": jobs, "documents": [sample::DOCUMENT, shared],
+        "shared": { "id": shared, "title": title },
     });
     let mut response = http::json(StatusCode::OK, answer.to_string());
     let cookie = format!("{COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/; Max-Age={TOKEN_TTL_S}");
@@ -147,4 +136,35 @@ async fn cut(State(shared): State<AppState>, body: Bytes) -> Result<StatusCode, 
     let id = u64::from_str_radix(&id, 16).map_err(|_| ApiError::invalid("connectionId"))?;
     shared.sessions.hub.cut(ConnectionId(id)).await;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Makes the visitor an editor of the shared document: a row of the database, as an application would write it.
+async fn give_role(State(shared): State<AppState>, headers: HeaderMap) -> Result<StatusCode, ApiError> {
+    let visitor = visitor(&shared, &headers).await?;
+    let document = Id::parse(sample::SHARED.0).map_err(|_| ApiError::internal())?;
+    let put = shared.sessions.store.put_role(&document, &visitor, Role::Editor).await;
+    put.map(|()| StatusCode::NO_CONTENT).map_err(|error| away(&error))
+}
+
+/// Deletes that row, and nothing else: that open streams lose the channel is the service's own doing.
+async fn take_role(State(shared): State<AppState>, headers: HeaderMap) -> Result<StatusCode, ApiError> {
+    let visitor = visitor(&shared, &headers).await?;
+    let document = Id::parse(sample::SHARED.0).map_err(|_| ApiError::internal())?;
+    let removed = shared.sessions.store.remove_role(&document, &visitor).await;
+    removed.map(|()| StatusCode::NO_CONTENT).map_err(|error| away(&error))
+}
+
+/// The cookie of this page's own requests says who visits; one from a foreign page doesn't count.
+async fn visitor(shared: &AppState, headers: &HeaderMap) -> Result<Id, ApiError> {
+    let credentials = auth::Credentials::from_request(headers, []);
+    let caller = shared.authenticator.authenticate(&credentials, clock::now_s()).await;
+    match caller.map_err(|failure| failure.to_api_error())? {
+        auth::Caller::User(principal) => Ok(principal.user.id.clone()),
+        auth::Caller::Service => Err(ApiError::denied()),
+    }
+}
+
+fn away(error: &StoreError) -> ApiError {
+    tracing::warn!(%error, "the demo's database did not take a role");
+    ApiError::unavailable("database")
 }

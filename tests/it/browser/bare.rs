@@ -1,58 +1,16 @@
-//! A real Chromium: the page of the demo, and a bare `EventSource` on another origin.
-
-use std::net::SocketAddr;
-use std::time::Duration;
+//! A bare `EventSource` on another origin.
 
 use serde_json::json;
 
+use crate::browser::PATIENCE;
 use crate::support::app::World;
 use crate::support::browser::Browser;
 use crate::support::browser::Origin;
-use crate::support::child::TempDir;
-use crate::support::child::free_port;
-use crate::support::eventually;
-use crate::support::http;
 use crate::support::process::Server;
 use crate::support::proxy::ChaosProxy;
 use crate::support::proxy::Mode;
 use crate::support::redis::RedisServer;
 use crate::support::tokens;
-
-const PATIENCE: Duration = Duration::from_secs(40);
-
-/// The demo as `make run` starts it: jobs move, a cut stream comes back by itself and says `resumed`, a published update shows.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_demo_page_shows_jobs_moving_and_a_cut_that_heals() {
-    let directory = TempDir::new("demo");
-    let port = free_port();
-    let data = directory.path().display().to_string();
-    let _demo = Server::launch(&["demo", "--port", &port.to_string(), "--data-dir", &data], &[]);
-    let addr = SocketAddr::from(([127, 0, 0, 1], port));
-    eventually("the demo serves", PATIENCE, async || {
-        let asked = http::try_raw(addr, b"GET /health/ready HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").await;
-        asked.ok().filter(|answer| answer.status == 200)
-    })
-    .await;
-    let mut page = Browser::open(&format!("http://127.0.0.1:{port}/")).await;
-    page.until("the stream is live", PATIENCE, "tidings.state.connection === 'live' && tidings.state.ready").await;
-    page.until("a job moves", PATIENCE, "tidings.state.counts.updates > 3").await;
-    page.until("somebody else's job is not shown", PATIENCE, "'jobs.secret-project' in tidings.state.denied").await;
-    let commands = http::request(addr, "GET", "/demo/commands", &[], b"").await.json();
-    let curl = commands["curl"].as_str().unwrap();
-    let key = curl.split("ApiKey ").nth(1).unwrap().split('\'').next().unwrap();
-    let update = json!({"status": "running", "progress": 61, "message": "Hello from a test"});
-    let posted = http::post(addr, "/v1/jobs/your-job/updates", &format!("ApiKey {key}"), &update).await;
-    assert_eq!(posted.status, 202);
-    page.until("the update shows", PATIENCE, "tidings.state.jobs['your-job']?.message === 'Hello from a test'").await;
-    page.until("it shows to people", PATIENCE, "document.body.innerText.includes('Hello from a test')").await;
-    page.eval("fetch('/demo/cut', {method: 'POST', body: JSON.stringify({connectionId: tidings.state.connectionId})}).then(r => r.status)").await;
-    page.until(
-        "the stream resumed by itself",
-        PATIENCE,
-        "tidings.state.verdict === 'resumed' && tidings.state.connection === 'live'",
-    )
-    .await;
-}
 
 /// A page with nothing but `EventSource`, on another origin than the service: it sees updates, survives the kill of its
 /// instance, and shows how the job ended.
@@ -61,7 +19,7 @@ async fn a_bare_event_source_on_another_origin_survives_a_kill() {
     let server = RedisServer::shared().await;
     let world = World::redis().await;
     world.people(&[("ada", &["a"])]).await;
-    let origin = Origin::serve(include_str!("../browser/page.html")).await;
+    let origin = Origin::serve(include_str!("../../browser/page.html")).await;
     let allowed = format!("http://{}", origin.addr);
     let mut env = world.env();
     env.extend([("CORS_ORIGINS", allowed.clone()), ("ALLOW_QUERY_TOKEN", "true".to_owned())]);
@@ -96,4 +54,35 @@ async fn a_bare_event_source_on_another_origin_survives_a_kill() {
         page.eval("seen.filter(e => e.event === 'job:update' && !e.data.snapshot).map(e => e.data.progress)").await;
     assert_eq!(progress, json!([10, 20, 100]), "nothing lost, nothing repeated");
     assert_eq!(page.eval("document.body.innerText.includes('completed')").await, true);
+}
+
+/// The examples for WebSocket and long-poll, as they are: they show what happens, also what happened while they were cut off.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_examples_come_back_by_themselves() {
+    let examples =
+        [include_str!("../../../examples/browser-websocket.html"), include_str!("../../../examples/browser-poll.html")];
+    for example in examples {
+        let origin = Origin::serve(example).await;
+        let mut world = World::embedded().await;
+        world.config.cors_origins = vec![origin.by_name()];
+        world.people(&[("ada", &["a"])]).await;
+        let app = world.start().await;
+        let proxy = ChaosProxy::start(app.addr).await;
+        let (page, service, token) = (origin.by_name(), proxy.addr(), tokens::for_user("ada"));
+        let mut page = Browser::open(&format!("{page}/?service=http://{service}&channels=jobs.a&token={token}")).await;
+        let shows = |n: u64| format!("document.body.innerText.includes('\"n\":{n}}}')");
+        page.until("the state shows", PATIENCE, "document.body.innerText.includes('queued')").await;
+        app.progress("a", 1).await;
+        page.until("an update shows", PATIENCE, &shows(1)).await;
+        proxy.set_mode(Mode::Refuse);
+        proxy.reset_all();
+        app.progress("a", 2).await;
+        proxy.set_mode(Mode::Pass);
+        page.until("what it missed shows", PATIENCE, &shows(2)).await;
+        app.progress("a", 3).await;
+        page.until("what follows shows", PATIENCE, &shows(3)).await;
+        let told = "document.body.innerText.match(/\"n\":\\d+/g)";
+        assert_eq!(page.eval(told).await, json!(["\"n\":3", "\"n\":2", "\"n\":1"]), "each once, newest first");
+        app.app.stop().await;
+    }
 }

@@ -1,0 +1,54 @@
+//! The files of the demo's page, as they are in the binary: plain HTML, CSS and modules, no build step.
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::HeaderValue;
+use axum::http::Response;
+use axum::http::StatusCode;
+use axum::http::header;
+use axum::routing::get;
+
+use crate::http::AppState;
+
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
+/// Nothing but what this server serves; in no frame. `'self'` covers the WebSocket of the same host and port.
+const POLICY: &str = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+
+/// Path, kind and text.
+const FILES: [(&str, &str, &str); 13] = [
+    ("/", HTML, include_str!("page/index.html")),
+    ("/base.css", CSS, include_str!("page/base.css")),
+    ("/parts.css", CSS, include_str!("page/parts.css")),
+    ("/app.js", JAVASCRIPT, include_str!("page/app.js")),
+    ("/state.js", JAVASCRIPT, include_str!("page/state.js")),
+    ("/stream.js", JAVASCRIPT, include_str!("page/stream.js")),
+    ("/sse.js", JAVASCRIPT, include_str!("page/sse.js")),
+    ("/ws.js", JAVASCRIPT, include_str!("page/ws.js")),
+    ("/poll.js", JAVASCRIPT, include_str!("page/poll.js")),
+    ("/dom.js", JAVASCRIPT, include_str!("page/dom.js")),
+    ("/cards.js", JAVASCRIPT, include_str!("page/cards.js")),
+    ("/panels.js", JAVASCRIPT, include_str!("page/panels.js")),
+    ("/log.js", JAVASCRIPT, include_str!("page/log.js")),
+];
+
+pub(super) fn routes() -> Router<AppState> {
+    let router = Router::new().route("/favicon.ico", get(async || StatusCode::NO_CONTENT));
+    FILES.into_iter().fold(router, |router, (path, kind, text)| router.route(path, get(async move || file(kind, text))))
+}
+
+fn file(kind: &'static str, text: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::from(text));
+    let fixed = [
+        (header::CONTENT_TYPE, kind),
+        (header::CACHE_CONTROL, "no-cache"),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ];
+    for (name, value) in fixed {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}

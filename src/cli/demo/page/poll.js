@@ -1,0 +1,63 @@
+// Long-poll: plain requests, one after the other, for where nothing can stay open. Between two of them nothing is lost.
+
+import { byHttp } from "/sse.js";
+import { refusal } from "/dom.js";
+
+const WAIT_S = 25;
+const PAUSE_MS = [700, 2100];
+
+export function openPoll({ channels, session, cursor }, hear) {
+  let request, over = false, isNew = true, pause = Promise.resolve();
+
+  async function run() {
+    while (!over) {
+      await pause;
+      try {
+        await ask();
+      } catch (error) {
+        if (over) return;
+        isNew = true;
+        hear.lost(error.name === "AbortError" ? "The request was aborted. The page asks again." : "No answer. The page asks again.");
+        pause = new Promise((done) => setTimeout(done, PAUSE_MS[0] + Math.random() * (PAUSE_MS[1] - PAUSE_MS[0])));
+      }
+    }
+  }
+
+  async function ask() {
+    request = new AbortController();
+    const query = new URLSearchParams({ channels: channels.join(","), session, wait: isNew ? "0" : WAIT_S });
+    if (cursor) query.set("cursor", cursor);
+    const response = await fetch(`/v1/poll?${query}`, { signal: request.signal });
+    if (!response.ok) return refuse(response);
+    tell(await response.json());
+  }
+
+  async function refuse(response) {
+    const error = refusal(await response.text(), `The server answered ${response.status}.`);
+    if ([429, 503].includes(response.status)) throw error;
+    over = true;
+    hear.failed(error.message, error.code);
+  }
+
+  function tell(answer) {
+    hear.answered({ channels: answer.verdicts, denied: answer.denied }, isNew);
+    isNew = false;
+    for (const { event, cursor: at = "", data } of answer.events) {
+      hear.event(event, at, data);
+      if (event === "end" && !data.reconnect) over = true;
+    }
+    // The whole answer was heard: the next one begins after it.
+    cursor = answer.cursor ?? cursor;
+    hear.caughtUp(cursor ?? "");
+  }
+
+  run();
+  return {
+    close() {
+      over = true;
+      request?.abort();
+    },
+    cut: async () => request?.abort(),
+    ...byHttp(session),
+  };
+}
