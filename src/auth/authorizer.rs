@@ -125,11 +125,20 @@ impl Authorizer {
 
     /// One verdict per channel, in the same order. At most one question to each table for all of them together.
     pub async fn authorize(&self, principal: &Principal, channels: &[Channel]) -> Vec<Verdict> {
+        self.judge(principal, channels, true).await
+    }
+
+    /// The same without believing a "no" from before: somebody was perhaps given access just now, and asks for it.
+    pub async fn authorize_anew(&self, principal: &Principal, channels: &[Channel]) -> Vec<Verdict> {
+        self.judge(principal, channels, false).await
+    }
+
+    async fn judge(&self, principal: &Principal, channels: &[Channel], believes_no: bool) -> Vec<Verdict> {
         let own = self.standing(principal).await;
         let mut answers = HashMap::new();
         if matches!(own, Answer::Known { role: Some(_) }) {
             let asked: HashSet<Resource> = channels.iter().filter_map(resource).collect();
-            answers = self.answers(&principal.user.id, asked).await;
+            answers = self.answers(&principal.user.id, asked, believes_no).await;
         }
         channels.iter().map(|channel| verdict(principal, channel, own, &answers)).collect()
     }
@@ -226,11 +235,12 @@ impl Authorizer {
         }
     }
 
-    async fn answers(&self, user: &Id, asked: HashSet<Resource>) -> HashMap<Resource, Answer> {
+    async fn answers(&self, user: &Id, asked: HashSet<Resource>, believes_no: bool) -> HashMap<Resource, Answer> {
         let mut answers = HashMap::with_capacity(asked.len());
         let (mut jobs, mut documents) = (Vec::new(), Vec::new());
         for resource in asked {
-            match self.fresh(&(user.clone(), resource.clone())) {
+            let known = self.fresh(&(user.clone(), resource.clone()));
+            match known.filter(|known| believes_no || known.role.is_some()) {
                 Some(known) => {
                     self.count("cache", 1);
                     answers.insert(resource, Answer::Known { role: known.role });

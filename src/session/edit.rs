@@ -162,7 +162,7 @@ impl Sessions {
         let principal = Self::renewed(live, wish.principal.as_ref())?;
         let begin = self.begin_anew(&carried, wish.resume).await?;
         let verdict = begin.map_or("live", |begin| begin.verdict.as_str());
-        let (mut join, denied) = self.judge_channels(&principal, &wish.subscribe).await;
+        let (mut join, denied) = self.judge_channels(&principal, &wish.subscribe, true).await;
         let channels = join.iter().map(|(grant, alias)| (grant.channel().clone(), *alias, verdict)).collect();
         let edited = Edited { channels, denied };
         // What is carried already stays as it is.
@@ -185,7 +185,7 @@ impl Sessions {
 
     /// What would become of a wish.
     pub(super) async fn judge_wish(&self, principal: &Principal, wish: &Wish) -> Edited {
-        let (join, denied) = self.judge_channels(principal, &wish.subscribe).await;
+        let (join, denied) = self.judge_channels(principal, &wish.subscribe, true).await;
         Edited {
             channels: join.into_iter().map(|(grant, alias)| (grant.channel().clone(), alias, "live")).collect(),
             denied,
