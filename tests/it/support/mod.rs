@@ -11,6 +11,7 @@
 pub mod app;
 pub mod browser;
 pub mod child;
+pub mod client;
 pub mod eventually;
 pub mod follower;
 pub mod http;
