@@ -18,6 +18,7 @@ mod cli;
 mod contract;
 mod edits;
 mod failure;
+mod hop;
 mod hostile;
 mod limits;
 mod protocol_doc;

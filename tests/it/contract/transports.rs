@@ -17,6 +17,7 @@ use crate::support::eventually;
 use crate::support::http::Response;
 use crate::support::sse::SseEvent;
 use crate::support::tokens;
+use crate::support::wire::narrow;
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -401,12 +402,12 @@ async fn a_slow_reader_is_ended_and_resumes_without_loss() {
     let mut worlds = worlds().await;
     worlds.iter_mut().for_each(|world| world.config.outbox_events_max = 8);
     in_worlds(worlds, &Transport::STREAMS, async |case: &Case<'_>| {
-        let mut slow = case.open("channels=user.me", None).await;
+        let mut slow = narrow(case.open("channels=user.me", None)).await;
         slow.until("ready").await;
         let mut honest = case.open("channels=user.me", None).await;
         honest.until("ready").await;
         let filler = "x".repeat(48 * 1024);
-        let count = 130;
+        let count = 70;
         for n in 1..=count {
             let data = json!({ "n": n, "filler": filler });
             case.here.publish(json!({ "channel": format!("user.{}", case.name), "data": data })).await;
