@@ -47,7 +47,11 @@ impl Hopper<'_> {
         let query = format!("channels={}", JOBS.map(|job| format!("jobs.{job}")).join(","));
         let cursor = self.cursor.as_deref();
         let opened = Client::open(transport, self.addrs[at], &tokens::for_user("ada"), &query, cursor).await;
-        self.journal.connections.push(Connection { address: at, sent_id: self.cursor.clone(), ..Connection::default() });
+        self.journal.connections.push(Connection {
+            address: at,
+            sent_id: self.cursor.clone(),
+            ..Connection::default()
+        });
         opened.unwrap_or_else(|answer| panic!("{transport:?}: {} {}", answer.status, answer.text()))
     }
 

@@ -162,7 +162,8 @@ impl Scene {
             revoked
         };
         let ((), revoked) = tokio::join!(self.load(&stop), revoking);
-        let over = self.users.iter().map(|user| json!({ "channel": format!("user.{user}"), "event": "over", "data": {} }));
+        let over =
+            self.users.iter().map(|user| json!({ "channel": format!("user.{user}"), "event": "over", "data": {} }));
         self.publish(over.collect()).await;
         let heard = readers.join_all().await;
         (self.judge(&revoked, &heard), heard)
@@ -174,11 +175,13 @@ impl Scene {
             for document in &self.documents {
                 let taken = revoked[&(reader.user.clone(), document.clone())];
                 let channel = format!("docs.{document}");
-                let of_it = |(_, event): &&(Instant, SseEvent)| event.data["at"].is_u64() && event.text("channel") == channel;
+                let of_it =
+                    |(_, event): &&(Instant, SseEvent)| event.data["at"].is_u64() && event.text("channel") == channel;
                 let events: Vec<&(Instant, SseEvent)> = reader.events.iter().filter(of_it).collect();
                 let last = events.last().map_or(taken, |(when, _)| *when);
                 lasted.push(last.saturating_duration_since(taken));
-                let published = |event: &SseEvent| self.begun + Duration::from_micros(event.data["at"].as_u64().unwrap());
+                let published =
+                    |event: &SseEvent| self.begun + Duration::from_micros(event.data["at"].as_u64().unwrap());
                 late.extend(events.iter().map(|(_, event)| published(event).saturating_duration_since(taken)));
             }
         }
@@ -190,7 +193,8 @@ impl Scene {
         for (at, reader) in heard.iter().enumerate() {
             let (transport, app) = (Transport::ALL[(at + 1) % 3], &self.apps[at % 2]);
             let token = tokens::for_user(&reader.user);
-            let mut client = Client::open(transport, app.addr, &token, &self.query(), Some(&reader.cursor)).await.unwrap();
+            let mut client =
+                Client::open(transport, app.addr, &token, &self.query(), Some(&reader.cursor)).await.unwrap();
             let replay = client.until("over").await;
             assert!(replay.iter().all(|event| event.data["at"].is_null()), "{replay:#?}");
             assert_eq!(replay[0].data["denied"].as_array().unwrap().len(), self.documents.len());

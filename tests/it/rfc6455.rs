@@ -102,7 +102,8 @@ fn lengths() -> Vec<Case> {
     cases.push(Case::new("9.1 text of 2^63", [0x81, 0xFF, 0x80, 0, 0, 0, 0, 0, 0, 0]).closed(1009));
     cases.push(Case::new("9.1 text of 2^32", [0x81, 0xFF, 0, 0, 0, 1, 0, 0, 0, 0]).closed(1009));
     cases.push(Case::new("9.3 one byte too many in fragments", fragments(&message(1, 65_537), 4096, b"")).closed(1009));
-    cases.push(Case::new("10.1.1 65536 in fragments of 1300", fragments(&message(1, 65_536), 1300, b"")).answered(&[1]));
+    cases
+        .push(Case::new("10.1.1 65536 in fragments of 1300", fragments(&message(1, 65_536), 1300, b"")).answered(&[1]));
     cases
 }
 
@@ -119,7 +120,8 @@ fn pings() -> Vec<Case> {
         Case::new("2.5 ping of 126", frame(PING, &[0xFE; 126])).closed(1002),
         Case::new("2.7 pong without payload", frame(PONG, b"")),
         Case::new("2.8 pong nobody asked for", frame(PONG, b"unsolicited")),
-        Case::new("2.9 pong, then ping", [frame(PONG, b"unsolicited"), frame(PING, b"ping")].concat()).ponged(&[b"ping"]),
+        Case::new("2.9 pong, then ping", [frame(PONG, b"unsolicited"), frame(PING, b"ping")].concat())
+            .ponged(&[b"ping"]),
         Case::new("2.10 ten pings", ten_bytes).ponged(&ten),
     ]
 }
@@ -134,7 +136,9 @@ fn reserved() -> Vec<Case> {
     }
     for opcode in (3..=7).chain(11..=15_u8) {
         cases.push(Case::new(&format!("4.1 opcode {opcode}"), frame(LAST | opcode, b"")).closed(1002));
-        cases.push(Case::new(&format!("4.2 opcode {opcode} with payload"), frame(LAST | opcode, b"payload")).closed(1002));
+        cases.push(
+            Case::new(&format!("4.2 opcode {opcode} with payload"), frame(LAST | opcode, b"payload")).closed(1002),
+        );
     }
     cases.push(Case::new("5.1 RFC: no mask", [0x81, 0x02, b'{', b'}']).closed(1002));
     cases.push(Case::new("5.1 RFC: ping without mask", [0x89, 0x00]).closed(1002));
@@ -161,10 +165,15 @@ fn fragmented() -> Vec<Case> {
         Case::new("5.15 more after the last", [fragments(&one, 30, b""), frame(MORE, b"")].concat()).closed(1002),
         Case::new("5.18 text within text", [frame(TEXT_BEGINS, &begin), frame(TEXT, &end)].concat()).closed(1002),
         Case::new("5.18 binary within text", [frame(TEXT_BEGINS, &begin), frame(BINARY, &end)].concat()).closed(1002),
-        Case::new("5.19 pings between five", fragments(&one, 12, &ping)).answered(&[1]).ponged(&[&b"in between"[..]; 4]),
-        Case::new("5.20 two after each other", [fragments(&one, 7, b""), fragments(&two, 60, b"")].concat()).answered(&[1, 2]),
-        Case::new("6.1.2 empty text in three", [frame(0x01, b""), frame(0x00, b""), frame(LAST, b"")].concat()).refused(),
-        Case::new("6.1.3 all in the middle", [frame(0x01, b""), frame(0x00, &one), frame(LAST, b"")].concat()).answered(&[1]),
+        Case::new("5.19 pings between five", fragments(&one, 12, &ping))
+            .answered(&[1])
+            .ponged(&[&b"in between"[..]; 4]),
+        Case::new("5.20 two after each other", [fragments(&one, 7, b""), fragments(&two, 60, b"")].concat())
+            .answered(&[1, 2]),
+        Case::new("6.1.2 empty text in three", [frame(0x01, b""), frame(0x00, b""), frame(LAST, b"")].concat())
+            .refused(),
+        Case::new("6.1.3 all in the middle", [frame(0x01, b""), frame(0x00, &one), frame(LAST, b"")].concat())
+            .answered(&[1]),
     ];
     cases.to_vec()
 }
@@ -226,7 +235,8 @@ fn utf8() -> Vec<Case> {
         cases.push(Case::new(&format!("6.2 {text:?}"), frame(TEXT, &payload)).answered(&[1]));
         cases.push(Case::new(&format!("6.2.3 {text:?} cut anywhere"), fragments(&payload, 1, b"")).answered(&[1]));
         let ping = frame(PING, &[0xFF]);
-        let interrupted = Case::new(&format!("6.2.4 {text:?} with pings"), fragments(&payload, payload.len() / 2, &ping));
+        let interrupted =
+            Case::new(&format!("6.2.4 {text:?} with pings"), fragments(&payload, payload.len() / 2, &ping));
         let pongs = payload.len().div_ceil(payload.len() / 2) - 1;
         cases.push(interrupted.answered(&[1]).ponged(&vec![&[0xFF][..]; pongs]));
     }

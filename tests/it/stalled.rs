@@ -17,8 +17,10 @@ use crate::support::eventually;
 use crate::support::tokens;
 use crate::support::wire::narrow;
 
-const JOBS: usize = 40;
+const JOBS: usize = 25;
 const ROUNDS: u64 = 6;
+/// The round from which on it does not read.
+const FROM: u64 = 3;
 /// What only the one that stops is to be told, with each job of each round: in all far more than waits for one stream at most, with
 /// what the kernel takes.
 const BULK: usize = 48 * 1024;
@@ -67,6 +69,12 @@ fn p99(mut delays: Vec<u64>) -> u64 {
     delays[(delays.len() * 99).div_ceil(100) - 1]
 }
 
+/// Of several rounds: one of them may have met something else on this machine.
+fn median(mut of_rounds: Vec<u64>) -> u64 {
+    of_rounds.sort_unstable();
+    of_rounds[of_rounds.len() / 2]
+}
+
 /// A round that all of these hear, and the 99th percentile of its delays in microseconds.
 async fn heard_by(app: &TestApp, crowd: Vec<Client>, attempt: u64, bulk: &str) -> (Vec<Client>, u64) {
     let mut readers = JoinSet::new();
@@ -87,30 +95,40 @@ async fn among_a_crowd(takeover: bool, transport: Transport) -> String {
     let jobs = query();
     let crowd = join_all((0..times(100, 1000)).map(|n| open(&app, Transport::STREAMS[n % 2], &jobs, None))).await;
     let bulk = "x".repeat(BULK);
-    let (crowd, before) = heard_by(&app, crowd, 1, &bulk).await;
+    let (mut crowd, mut before) = (crowd, Vec::new());
+    for attempt in 1..FROM {
+        let (back, p99) = heard_by(&app, crowd, attempt, &bulk).await;
+        (crowd, _) = (back, before.push(p99));
+    }
     let all = format!("{jobs},user.me");
     let mut stopped = narrow(open(&app, transport, &all, None)).await;
     stopped.until("ready").await;
-    let (mut crowd, mut during) = (crowd, Vec::new());
-    for attempt in 2..=ROUNDS {
+    let mut during = Vec::new();
+    for attempt in FROM..=ROUNDS {
         let (back, p99) = heard_by(&app, crowd, attempt, &bulk).await;
         (crowd, _) = (back, during.push(p99));
     }
-    // What waited for it was given up at its bound of 256 KiB, out of nine megabytes.
-    eventually("it is ended as too slow", Duration::from_secs(10), async || (app.metric(SLOW) == 1.0).then_some(())).await;
-    let during = p99(during);
-    assert!(during < before * 5 + 100_000, "{transport:?}: p99 {before} µs before, {during} µs beside one that does not read");
+    // What waited for it was given up at its bound of 256 KiB, out of nearly five megabytes.
+    eventually("it is ended as too slow", Duration::from_secs(10), async || (app.metric(SLOW) == 1.0).then_some(()))
+        .await;
+    let (before, during) = (median(before), median(during));
+    assert!(
+        during < before * 5 + 100_000,
+        "{transport:?}: p99 {before} µs before, {during} µs beside one that does not read"
+    );
     let heard = stopped.until_end(Duration::from_secs(10)).await;
     let mut again = open(&app, transport, &all, stopped.cursor()).await;
     let mut ends: BTreeMap<(String, u64), usize> = BTreeMap::new();
     let last = |event: &crate::support::sse::SseEvent| {
-        event.data["terminal"] == true && event.data["attempt"] == ROUNDS && event.text("jobId") == format!("s{}", JOBS - 1)
+        event.data["terminal"] == true
+            && event.data["attempt"] == ROUNDS
+            && event.text("jobId") == format!("s{}", JOBS - 1)
     };
     let rest = again.until_that("the last end", last).await;
     for event in heard.iter().chain(&rest).filter(|event| event.data["terminal"] == true && !event.is_snapshot()) {
         *ends.entry((event.text("jobId").to_owned(), event.data["attempt"].as_u64().unwrap())).or_default() += 1;
     }
-    assert_eq!(ends.len(), JOBS * (ROUNDS as usize - 1), "every end of every attempt since it was there");
+    assert_eq!(ends.len(), JOBS * (ROUNDS - FROM + 1) as usize, "every end of every attempt since it was there");
     assert!(ends.values().all(|count| *count == 1), "{ends:?}");
     drop((again, crowd));
     app.until_empty().await;

@@ -460,7 +460,8 @@ async fn a_drain_is_told_and_the_cursor_goes_on_elsewhere() {
                 survivor.progress("a", turn).await;
                 let cursor = clients[0].cursor().unwrap().to_owned();
                 for client in clients {
-                    let opened = Client::open(client.transport, survivor.addr, &token, "channels=jobs.a", Some(&cursor));
+                    let opened =
+                        Client::open(client.transport, survivor.addr, &token, "channels=jobs.a", Some(&cursor));
                     let mut resumed = opened.await.unwrap();
                     let replay = resumed.until_that("the update", |event| event.data["data"]["n"] == turn).await;
                     assert_eq!(numbers(&replay), [turn], "{:?}", client.transport);
