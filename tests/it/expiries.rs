@@ -20,6 +20,10 @@ use crate::support::tokens;
 
 /// Seconds for which a token is honoured beyond its `exp`.
 const LEEWAY_S: u64 = 30;
+/// Seconds that are left when a stream is opened.
+const LEFT_S: std::ops::RangeInclusive<u64> = 3..=6;
+/// Streams that are open at once.
+const WAVE: usize = 100;
 /// How late the end may be.
 const LATE_MAX: f64 = 1.0;
 
@@ -37,8 +41,8 @@ struct Ended {
 }
 
 async fn until_expired(addr: std::net::SocketAddr, transport: Transport, user: String) -> Ended {
-    // What is left of its leeway: two to five seconds.
-    let exp = tokens::now_s() - LEEWAY_S + fastrand::u64(2..=5);
+    // What is left of its leeway: enough to open a stream among so many.
+    let exp = tokens::now_s() - LEEWAY_S + fastrand::u64(LEFT_S);
     let (token, over) = (tokens::for_user_until(&user, exp), (exp + LEEWAY_S) as f64);
     let mut client = Client::open(transport, addr, &token, "channels=docs.d", None).await.unwrap();
     let (mut newest, mut end, mut said) = (f64::MIN, f64::MIN, false);
@@ -94,12 +98,16 @@ async fn an_expired_token_is_the_end_within_a_second() {
     let mut witness = Client::open(Transport::Sse, apps[0].addr, &token, "channels=docs.d", None).await.unwrap();
     let stop = AtomicBool::new(false);
     let reading = async {
-        let mut readers = JoinSet::new();
-        for n in 0..count {
-            readers.spawn(until_expired(apps[n / 3 % 2].addr, Transport::ALL[n % 3], users[n % users.len()].clone()));
-            pace(Duration::from_millis(if count > 100 { 8 } else { 2 })).await;
+        let mut ended = Vec::new();
+        for wave in 0..count.div_ceil(WAVE) {
+            let mut readers = JoinSet::new();
+            for n in wave * WAVE..count.min((wave + 1) * WAVE) {
+                let (addr, transport) = (apps[n / 3 % 2].addr, Transport::ALL[n % 3]);
+                readers.spawn(until_expired(addr, transport, users[n % users.len()].clone()));
+                pace(Duration::from_millis(2)).await;
+            }
+            ended.extend(readers.join_all().await);
         }
-        let ended = readers.join_all().await;
         stop.store(true, Ordering::Relaxed);
         ended
     };

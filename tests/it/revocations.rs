@@ -37,8 +37,8 @@ use crate::support::tokens;
 const ANNOUNCED_MAX: Duration = Duration::from_millis(500);
 /// Without.
 const UNANNOUNCED_MAX: Duration = Duration::from_secs(10);
-/// How often everything is published.
-const PUBLISHED_EVERY: Duration = Duration::from_millis(100);
+/// How often everything is published, here and where there are far more to hear it; in milliseconds.
+const PUBLISHED_EVERY_MS: (usize, usize) = (100, 400);
 
 /// Streams on every transport, each of a user of its own who may see all documents.
 struct Scene {
@@ -126,7 +126,8 @@ impl Scene {
 
     /// Publishes on all documents, with the time of it, until everything has been taken away.
     async fn load(&self, stop: &AtomicBool) {
-        let mut every = tokio::time::interval(PUBLISHED_EVERY);
+        let (quick, full) = PUBLISHED_EVERY_MS;
+        let mut every = tokio::time::interval(Duration::from_millis(times(quick, full) as u64));
         while !stop.load(Ordering::Relaxed) {
             every.tick().await;
             let at = self.begun.elapsed().as_micros() as u64;
