@@ -27,6 +27,7 @@ use crate::session::Request;
 use crate::session::Requested;
 use crate::session::Resume;
 use crate::session::Session;
+use crate::session::ToldMark;
 use crate::session::is_session_name;
 use crate::session::requested;
 use crate::transport::plain;
@@ -157,7 +158,7 @@ async fn open_session(
     let query = parse_query(uri)?;
     let principal = streamer(shared, uri, headers, query.credentials(), set_cookie).await?;
     let resume = resume(headers, query.last_event_id.as_deref())?;
-    open_query(shared, query, principal, resume, (false, false)).await
+    open_query(shared, query, principal, (resume, None), (false, false)).await
 }
 
 /// The session of a WebSocket, which may begin without channels; `None`: nothing is left to be told.
@@ -172,7 +173,7 @@ pub(super) async fn open_socket(
     let credentials = InQuery { protocols, ..query.credentials() };
     let principal = streamer(shared, uri, headers, credentials, set_cookie).await?;
     let resume = resume(headers, query.last_event_id.as_deref())?;
-    match open_query(shared, query, principal, resume, (true, false)).await? {
+    match open_query(shared, query, principal, (resume, None), (true, false)).await? {
         Opened::Stream(session) => Ok(Some(session)),
         Opened::NothingLeft => Ok(None),
     }
@@ -189,7 +190,8 @@ pub(super) async fn open_poll(
     let query = parse_query(uri)?;
     let principal = streamer(shared, uri, headers, query.credentials(), set_cookie).await?;
     let resume = resume(&HeaderMap::new(), cursor)?;
-    match open_query(shared, query, principal, resume, (false, true)).await? {
+    let told = cursor.and_then(|cursor| ToldMark::split(cursor).1);
+    match open_query(shared, query, principal, (resume, told), (false, true)).await? {
         Opened::Stream(session) => Ok(Some(session)),
         Opened::NothingLeft => Ok(None),
     }
@@ -199,7 +201,7 @@ async fn open_query(
     shared: &AppState,
     query: Query,
     principal: Principal,
-    resume: Resume,
+    (resume, told): (Resume, Option<ToldMark>),
     (may_be_empty, polls): (bool, bool),
 ) -> Result<Opened, ApiError> {
     let channels = wishes(&query.channels, &principal, shared.config.channels_max, may_be_empty)?;
@@ -212,7 +214,8 @@ async fn open_query(
         return Err(ApiError::invalid("observe"));
     }
     let session = query.session.map(session_name).transpose()?;
-    shared.sessions.open(Request { principal, channels, resume, until_done, session, may_be_empty, polls }).await
+    let request = Request { principal, channels, resume, until_done, session, may_be_empty, polls, told };
+    shared.sessions.open(request).await
 }
 
 /// A parameter that is given twice where one is meant is ambiguous, and refused.

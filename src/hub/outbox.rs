@@ -170,7 +170,13 @@ impl Outbox {
     /// Whether the stream is ending.
     #[must_use]
     pub fn is_closing(&self) -> bool {
-        self.queue.lock().closing.is_some()
+        self.closing().is_some()
+    }
+
+    /// Why the stream is ending.
+    #[must_use]
+    pub fn closing(&self) -> Option<CloseReason> {
+        self.queue.lock().closing
     }
 
     /// The transport is gone.

@@ -160,6 +160,16 @@ impl Live {
         edition
     }
 
+    /// Its transport ends it, for this reason.
+    pub fn ends(&self, reason: CloseReason) {
+        self.state.lock().end.get_or_insert(reason);
+    }
+
+    /// Why it ends, if that has been said.
+    pub(super) fn end(&self) -> Option<CloseReason> {
+        self.state.lock().end
+    }
+
     /// The edits after this one, which are now the caller's to do.
     pub(super) fn missed(&self, edition: u32) -> Option<Missed> {
         let mut state = self.state.lock();

@@ -12,6 +12,7 @@ mod remote;
 mod replay;
 mod rights;
 mod stream;
+mod told;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,7 @@ pub use remote::Target;
 pub use remote::is_session_name;
 pub use rights::Doubts;
 pub use stream::Output;
+pub use told::ToldMark;
 
 use crate::auth::Authorizer;
 use crate::auth::Principal;
@@ -155,12 +157,12 @@ pub enum Resume {
 }
 
 impl Resume {
-    /// Reads the header or parameter.
+    /// Reads the header or parameter. What a poll's cursor says beside the position means nothing on other transports.
     #[must_use]
     pub fn parse(text: Option<&str>) -> Self {
         match text {
             None | Some("") => Self::Fresh,
-            Some(text) => text.parse().map_or(Self::Garbage, Self::From),
+            Some(text) => ToldMark::split(text).0.parse().map_or(Self::Garbage, Self::From),
         }
     }
 }
@@ -182,6 +184,8 @@ pub struct Request {
     pub may_be_empty: bool,
     /// It is one poll of many: with a cursor, the client has been told the states before.
     pub polls: bool,
+    /// And those of channels that have joined at its cursor, if this is their mark.
+    pub told: Option<ToldMark>,
 }
 
 /// What a channel may expect after (re)connecting.
@@ -254,4 +258,6 @@ pub struct Session {
     until_done: bool,
     /// The client was told the states of quiet jobs at its cursor, but for these channels.
     told: Pending,
+    /// Of the channels that have joined at the client's cursor, if there are any.
+    mark: Option<ToldMark>,
 }

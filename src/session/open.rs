@@ -26,6 +26,7 @@ use crate::session::ResetReason;
 use crate::session::Resume;
 use crate::session::Session;
 use crate::session::Sessions;
+use crate::session::ToldMark;
 use crate::session::Verdict;
 use crate::session::edit;
 use crate::session::live::Begin;
@@ -115,6 +116,8 @@ impl Sessions {
         let wrote_me = grants.iter().any(|(_, alias)| alias.is_some());
         let grants = grants.into_iter().map(|(grant, _)| grant).collect();
         let live = Live::new(ConnectionId(random()?), request.principal, grants, request.session, request.polls);
+        let mark = ToldMark::of(&fresh);
+        let fresh = if mark == request.told { HashSet::new() } else { fresh };
         let session = Session {
             sessions: Arc::clone(self),
             live: Arc::new(live),
@@ -124,6 +127,7 @@ impl Sessions {
             begin: Some(Box::new(Begin { verdict, resume, generation })),
             until_done: request.until_done,
             told: request.polls.then(|| Box::new(fresh)),
+            mark,
         };
         if session.knows_the_end().await? {
             return Ok(Opened::NothingLeft);
@@ -287,6 +291,12 @@ impl Session {
     #[must_use]
     pub fn is_resumed(&self) -> bool {
         self.begun().verdict == Verdict::Resumed
+    }
+
+    /// What the cursor of a poll's answer says of the channels that have joined at the one it came with.
+    #[must_use]
+    pub fn mark(&self) -> Option<ToldMark> {
+        self.mark
     }
 
     /// Verdicts and refusals, each as a JSON array.

@@ -34,6 +34,7 @@ pub enum Output {
 
 /// The reader's side of the queue: undone however the stream ends.
 struct Leaving {
+    opening: Opening,
     outbox: Arc<Outbox>,
     hub: Hub,
     id: ConnectionId,
@@ -41,6 +42,10 @@ struct Leaving {
 
 impl Drop for Leaving {
     fn drop(&mut self) {
+        // A reader that takes nothing is cut before it has taken its end out; one that breaks the rules is ended by its transport.
+        if let Some(reason) = self.outbox.closing().or(self.opening.live().end()) {
+            self.opening.because(reason);
+        }
         self.outbox.finish();
         self.hub.leave(self.id);
     }
@@ -50,11 +55,11 @@ impl Session {
     /// The frames of this stream, for one transport; `kill` cuts its connection. Nothing happens until it is polled.
     pub fn into_stream(self, transport: &'static str, kill: CancellationToken) -> impl Stream<Item = Output> + Send {
         let outbox = Arc::new(Outbox::new(self.sessions.outbox));
-        let leaving = Leaving { outbox, hub: self.sessions.hub.clone(), id: self.live.id };
-        let mut opening = Opening::new(self, transport);
+        let (hub, id) = (self.sessions.hub.clone(), self.live.id);
+        let mut leaving = Leaving { opening: Opening::new(self, transport), outbox, hub, id };
         stream! {
             loop {
-                match opening.next().await {
+                match leaving.opening.next().await {
                     Step::Frames(frames) => { yield Output::Frames(frames); continue; }
                     Step::Problem(error) => { yield Output::Problem(error); return; }
                     Step::End(reason) => { yield Output::End(reason); return; }
@@ -62,13 +67,13 @@ impl Session {
                 }
                 let (joined, answer) = oneshot::channel();
                 let seat = Seat::Queue { outbox: Arc::clone(&leaving.outbox), kill: kill.clone(), joined };
-                leaving.hub.join(opening.register(seat)).await;
+                leaving.hub.join(leaving.opening.register(seat)).await;
                 let ended = match answer.await.unwrap_or(Err(Refused::Stopped)) {
                     Err(Refused::Stopped) => Ok(CloseReason::Shutdown),
-                    Err(refused) => { opening.refused(refused); continue; }
+                    Err(refused) => { leaving.opening.refused(refused); continue; }
                     Ok(cursor) => {
                         tracing::trace!(%cursor, "stream is live");
-                        opening.joined();
+                        leaving.opening.joined();
                         loop {
                             match std::future::poll_fn(|cx| leaving.outbox.poll_drain(cx)).await {
                                 Drained::Frames(frames) => yield Output::Frames(frames),
@@ -80,8 +85,8 @@ impl Session {
                     }
                 };
                 match ended {
-                    Err(refused) => opening.refused(refused),
-                    Ok(reason) => { opening.because(reason); yield Output::End(reason); return; }
+                    Err(refused) => leaving.opening.refused(refused),
+                    Ok(reason) => { leaving.opening.because(reason); yield Output::End(reason); return; }
                 }
             }
         }

@@ -57,7 +57,7 @@ struct Answer<'a> {
 /// It can't be told what has happened.
 pub async fn answer(session: Session, asked: Option<String>, wait: Duration) -> Result<String, ApiError> {
     let (verdicts, denied) = session.verdicts();
-    let at_once = !session.is_resumed();
+    let (at_once, mark) = (!session.is_resumed(), session.mark());
     let outputs = pin!(session.into_stream("poll", CancellationToken::new()));
     let mut gathered = gather(outputs, at_once, wait).await?;
     if gathered.superseded {
@@ -65,7 +65,9 @@ pub async fn answer(session: Session, asked: Option<String>, wait: Duration) -> 
     }
     let raw = |json: String| RawValue::from_string(json).map_err(|_| ApiError::internal());
     let (verdicts, denied) = (raw(verdicts)?, raw(denied)?);
-    let cursor = gathered.cursor.or(asked);
+    // Only what was told is marked as told: states come before `ready`.
+    let mark = mark.filter(|_| gathered.is_ready).map_or(String::new(), |mark| mark.to_string());
+    let cursor = gathered.cursor.map(|cursor| cursor + &mark).or(asked);
     let answer = Answer { cursor, verdicts: &verdicts, denied: &denied, events: gathered.events };
     serde_json::to_string(&answer).map_err(|_| ApiError::internal())
 }

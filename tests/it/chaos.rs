@@ -29,7 +29,7 @@ use crate::support::sse::SseClient;
 use crate::support::tokens;
 
 /// How often, here and by `make chaos`.
-fn times(quick: usize, full: usize) -> usize {
+pub(crate) fn times(quick: usize, full: usize) -> usize {
     if std::env::var("TIDINGS_CHAOS").as_deref() == Ok("full") { full } else { quick }
 }
 
@@ -99,17 +99,17 @@ async fn connect(url: &str) -> redis::aio::MultiplexedConnection {
     }
 }
 
-fn numbered(job: &str, n: u64) -> Value {
+pub(crate) fn numbered(job: &str, n: u64) -> Value {
     // `updateId` makes a PUBLISH that is repeated because its answer was lost the same update.
     let status = if n.is_multiple_of(2) { "running" } else { "rendering" };
     json!({"jobId": job, "status": status, "progress": n % 100, "data": {"n": n}, "updateId": format!("{job}-{n}")})
 }
 
-fn expected(record: &BTreeMap<String, u64>) -> Vec<(&str, u64)> {
+pub(crate) fn expected(record: &BTreeMap<String, u64>) -> Vec<(&str, u64)> {
     record.iter().map(|(job, n)| (job.as_str(), *n)).collect()
 }
 
-fn seen_all(record: &BTreeMap<String, u64>) -> impl Fn(&crate::support::follower::Journal) -> bool {
+pub(crate) fn seen_all(record: &BTreeMap<String, u64>) -> impl Fn(&crate::support::follower::Journal) -> bool {
     let wanted: Vec<(String, u64)> = record.iter().map(|(job, n)| (job.clone(), *n)).collect();
     move |journal| wanted.iter().all(|(job, n)| journal.newest(job, "/data/n") == Some(*n))
 }

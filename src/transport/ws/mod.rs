@@ -50,8 +50,34 @@ pub trait Commands: Send + Sync + fmt::Debug {
 struct Hearing {
     incoming: Incoming,
     waiting: Arc<Waiting>,
+    pulse: Pulse,
+}
+
+/// Whether a client is there, and whether it keeps to what a client needs to say about that.
+#[derive(Debug, Default)]
+struct Pulse {
     unanswered: u8,
     control_frames: u32,
+}
+
+impl Pulse {
+    /// Whatever it says, it is there.
+    fn heard(&mut self, message: &Message) {
+        self.unanswered = 0;
+        self.control_frames += u32::from(matches!(message, Message::Ping(_) | Message::Pong));
+    }
+
+    fn is_flood(&self) -> bool {
+        self.control_frames > CONTROL_FRAMES_MAX
+    }
+
+    /// It is asked again, unless it has not answered for too long.
+    fn ask(&mut self) -> bool {
+        self.control_frames = 0;
+        let is_there = self.unanswered < UNANSWERED_MAX;
+        self.unanswered += 1;
+        is_there
+    }
 }
 
 /// Messages that wait to be done, one after the other.
@@ -79,35 +105,32 @@ impl Drop for Hearing {
 impl Hearing {
     fn new(live: Arc<Live>, commands: Arc<dyn Commands>, tasks: TaskTracker) -> Self {
         let waiting = Arc::new(Waiting { live, commands, tasks, state: Mutex::default() });
-        Self { incoming: Incoming::default(), waiting, unanswered: 0, control_frames: 0 }
+        Self { incoming: Incoming::default(), waiting, pulse: Pulse::default() }
     }
 
     fn received(&mut self, bytes: &[u8]) -> Reply {
         let mut reply = Reply::default();
-        let (waiting, unanswered, controls) = (&self.waiting, &mut self.unanswered, &mut self.control_frames);
+        let (waiting, pulse) = (&self.waiting, &mut self.pulse);
         let taken = self.incoming.take(bytes, |message| {
             if reply.end.is_some() {
                 return; // after its close frame a client says nothing that counts
             }
-            *unanswered = 0; // whatever it says, it is there
+            pulse.heard(&message);
             match message {
                 Message::Text(text) => {
                     if !waiting.add(text) {
                         reply.end = Some(CloseReason::TooMuch);
                     }
                 }
-                Message::Ping(payload) => {
-                    *controls += 1;
-                    reply.frames.push(outgoing::pong(&payload));
-                }
-                Message::Pong => *controls += 1,
+                Message::Ping(payload) => reply.frames.push(outgoing::pong(&payload)),
+                Message::Pong => {}
                 Message::Close(code) => {
                     reply.frames.push(outgoing::closed(code));
                     reply.end = Some(CloseReason::Closed);
                 }
             }
         });
-        if self.control_frames > CONTROL_FRAMES_MAX {
+        if self.pulse.is_flood() {
             reply.end = reply.end.or(Some(CloseReason::TooMuch));
         }
         reply.end = reply.end.or(taken.err());
@@ -115,12 +138,11 @@ impl Hearing {
     }
 
     fn ping(&mut self) -> Reply {
-        self.control_frames = 0;
-        if self.unanswered >= UNANSWERED_MAX {
-            return Reply { end: Some(CloseReason::ClientGone), ..Reply::default() };
+        if self.pulse.ask() {
+            Reply { frames: vec![outgoing::ping()], end: None }
+        } else {
+            Reply { end: Some(CloseReason::ClientGone), ..Reply::default() }
         }
-        self.unanswered += 1;
-        Reply { frames: vec![outgoing::ping()], end: None }
     }
 }
 

@@ -203,7 +203,8 @@ async fn drive(
     commands: Arc<dyn Commands>,
     around: Surroundings,
 ) -> io::Result<()> {
-    let mut hearing = Hearing::new(Arc::clone(session.live()), commands, around.tasks.clone());
+    let live = Arc::clone(session.live());
+    let mut hearing = Hearing::new(Arc::clone(&live), commands, around.tasks.clone());
     let kill = CancellationToken::new();
     let mut outputs = pin!(session.into_stream("ws", kill.clone()));
     let mut ping = tokio::time::interval_at(tokio::time::Instant::now() + PING_EVERY, PING_EVERY);
@@ -215,9 +216,13 @@ async fn drive(
             if reason != CloseReason::Closed {
                 unsent.extend_from_slice(&(FRAMED.end)(reason));
             }
+            live.ends(reason);
             return finish(socket, unsent).await;
         }
-        write(&mut socket, &mut unsent).await?;
+        tokio::select! {
+            () = kill.cancelled() => return Err(io::ErrorKind::ConnectionAborted.into()),
+            written = write(&mut socket, &mut unsent) => written?,
+        }
         tokio::select! {
             () = kill.cancelled() => return Err(io::ErrorKind::ConnectionAborted.into()),
             output = outputs.next() => match output {

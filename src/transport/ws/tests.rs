@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use crate::hub::CloseReason;
+use crate::transport::ws::Pulse;
 use crate::transport::ws::incoming::Incoming;
 use crate::transport::ws::incoming::MESSAGE_BYTES_MAX;
 use crate::transport::ws::incoming::Message;
@@ -111,6 +112,47 @@ fn b84_what_is_too_long_is_refused_before_it_is_there() {
     let mut incoming = Incoming::default();
     let head = &frame(0x81, &vec![0; MESSAGE_BYTES_MAX + 1])[..14];
     assert_eq!(incoming.take(head, |_| {}), Err(CloseReason::TooBig));
+}
+
+/// b86: two pings may go unanswered; whatever is said answers them. Between two of ours so many of theirs are no flood.
+#[test]
+fn b86_whoever_does_not_answer_is_gone() {
+    let mut pulse = Pulse::default();
+    assert!(pulse.ask() && pulse.ask());
+    assert!(!pulse.ask(), "two went unanswered");
+    for message in [Message::Pong, Message::Ping(Vec::new()), text("{}")] {
+        let mut pulse = Pulse::default();
+        for _ in 0..10 {
+            assert!(pulse.ask() && pulse.ask());
+            pulse.heard(&message);
+        }
+    }
+    let mut pulse = Pulse::default();
+    for turn in 0..3 {
+        (0..500).for_each(|_| pulse.heard(&Message::Ping(Vec::new())));
+        assert!(!pulse.is_flood(), "{turn}");
+        assert!(pulse.ask());
+    }
+    (0..501).for_each(|_| pulse.heard(&Message::Pong));
+    assert!(pulse.is_flood());
+}
+
+/// What an echo on the same framing and limits gives back, for messages as large as they may be, in as many frames as they may have.
+#[test]
+fn what_comes_in_is_what_was_said() {
+    for length in [0, 1, 125, 126, 127, 65_535, MESSAGE_BYTES_MAX] {
+        let said = "\u{e9}".repeat(length / 2) + &"x".repeat(length % 2);
+        for size in [length.div_ceil(256).max(1), length.div_ceil(7).max(1), length.max(1)] {
+            let parts: Vec<&[u8]> = if length == 0 { vec![b""] } else { said.as_bytes().chunks(size).collect() };
+            let last = parts.len() - 1;
+            let frames = parts.iter().enumerate().map(|(at, part)| {
+                let first = u8::from(at == 0) | if at == last { 0x80 } else { 0 };
+                frame(first, part)
+            });
+            let bytes = frames.collect::<Vec<_>>().concat();
+            assert_eq!(heard(&bytes, 4096), (vec![text(&said)], None), "{length} bytes in frames of {size}");
+        }
+    }
 }
 
 proptest! {

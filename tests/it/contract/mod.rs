@@ -8,3 +8,4 @@ mod broker_twins;
 pub(crate) mod store;
 mod store_postgres;
 mod tickets;
+mod transports;

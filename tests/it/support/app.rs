@@ -63,6 +63,13 @@ impl World {
         Self::over(config).await
     }
 
+    /// The in-process broker, and Postgres.
+    pub async fn postgres() -> Self {
+        let mut config = settings();
+        config.database_url = Secret::new(Postgres::shared().await.database().await);
+        Self::over(config).await
+    }
+
     /// Redis and Postgres.
     pub async fn full() -> Self {
         let mut world = Self::redis().await;

@@ -27,3 +27,8 @@ pub async fn eventually<T>(what: &str, deadline: Duration, mut ask: impl AsyncFn
         pause = (pause * 2).min(PAUSE_MAX);
     }
 }
+
+/// The pause between two acts of a part that a test plays, as somebody who publishes now and then; never to wait for an outcome.
+pub async fn pace(pause: Duration) {
+    tokio::time::sleep(pause).await;
+}

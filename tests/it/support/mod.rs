@@ -11,6 +11,8 @@
 pub mod app;
 pub mod browser;
 pub mod child;
+pub mod client;
+pub mod deaf;
 pub mod eventually;
 pub mod follower;
 pub mod http;
@@ -24,3 +26,4 @@ pub mod wire;
 pub mod ws;
 
 pub use eventually::eventually;
+pub use eventually::pace;

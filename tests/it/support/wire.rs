@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpSocket;
 use tokio::net::TcpStream;
 
 /// Most bytes of an answer that are read.
@@ -104,10 +105,23 @@ pub struct Wire {
     buffer: Vec<u8>,
 }
 
+tokio::task_local! {
+    static NARROW: ();
+}
+
+/// Connections that are made in here take little before they are read: whoever is not read is noticed soon.
+pub async fn narrow<T>(connecting: impl Future<Output = T>) -> T {
+    NARROW.scope((), connecting).await
+}
+
 impl Wire {
     /// Connects.
     pub async fn connect(addr: SocketAddr) -> Result<Self, NoAnswer> {
-        let connecting = tokio::time::timeout(ANSWER_MAX, TcpStream::connect(addr));
+        let socket = TcpSocket::new_v4().expect("there are descriptors");
+        if NARROW.try_with(|()| ()).is_ok() {
+            socket.set_recv_buffer_size(4096).expect("a size that every system allows");
+        }
+        let connecting = tokio::time::timeout(ANSWER_MAX, socket.connect(addr));
         let stream = connecting.await.map_err(|_| NoAnswer::Timeout)?.map_err(|e| NoAnswer::Refused(e.kind()))?;
         stream.set_nodelay(true).ok();
         Ok(Self { stream, buffer: Vec::new() })

@@ -206,6 +206,10 @@ impl WsClient {
     pub fn last_cursor(&self) -> Option<&str> {
         self.last_cursor.as_deref()
     }
+
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
 }
 
 /// A client of long-poll that asks again and again.
@@ -234,10 +238,20 @@ impl PollClient {
     }
 
     /// One poll.
+    ///
+    /// # Panics
+    /// When no answer comes.
     pub async fn poll(&mut self, wait_s: u64) -> Response {
+        self.try_poll(wait_s).await.unwrap_or_else(|why| panic!("a poll: {why}"))
+    }
+
+    /// One poll of an instance that may be gone.
+    pub async fn try_poll(&mut self, wait_s: u64) -> Result<Response, NoAnswer> {
         let cursor = self.cursor.as_ref().map_or(String::new(), |cursor| format!("&cursor={cursor}"));
         let path = format!("/v1/poll?{}{cursor}&wait={wait_s}", self.query);
-        let answer = http::get(self.addr, &path, &self.token).await;
+        let authorization = format!("Bearer {}", self.token);
+        let request = http::bytes_of(self.addr, "GET", &path, &[("Authorization", &authorization)], b"");
+        let answer = http::try_raw(self.addr, &request).await?;
         if answer.status == 200 {
             self.last = answer.json();
             self.cursor = self.last["cursor"].as_str().map(str::to_owned).or(self.cursor.take());
@@ -248,7 +262,7 @@ impl PollClient {
                 SseEvent { has_id: id.is_some(), id, event: name, raw: data.to_string(), data }
             }));
         }
-        answer
+        Ok(answer)
     }
 
     /// The next event; asks as long as there is time.
@@ -262,6 +276,11 @@ impl PollClient {
             let answer = self.poll(left.as_secs().min(20)).await;
             assert!(matches!(answer.status, 200 | 503), "{} {}", answer.status, answer.text());
         }
+    }
+
+    /// The next event of the answers so far.
+    pub fn take(&mut self) -> Option<SseEvent> {
+        self.ready.pop_front()
     }
 
     pub fn cursor(&self) -> Option<&str> {
