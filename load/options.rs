@@ -129,7 +129,7 @@ pub(crate) struct Setup {
     /// Its process, to measure what it costs; it is bound to the server's core
     #[arg(long, requires = "url_template")]
     pub(crate) server_pid: Option<u32>,
-    /// `idle` opens WebSockets
+    /// The streams of `idle` are over `WebSocket`
     #[arg(long)]
     pub(crate) websocket: bool,
     /// Write the results there as well
