@@ -148,7 +148,7 @@ impl Live {
         state.unsaid.extend(say.into_iter().map(|said| (edition, said)));
         if state.unsaid.len() > UNSAID_MAX {
             state.unsaid = Vec::new();
-            state.end = Some(CloseReason::Slow);
+            state.end = state.end.or(Some(CloseReason::Slow));
         }
         if let Some(principal) = principal {
             state.principal = principal;
@@ -156,7 +156,7 @@ impl Live {
         if let Some(begin) = begin {
             state.begin = Some(Box::new(begin));
         }
-        state.end = end.or(state.end);
+        state.end = state.end.or(end);
         edition
     }
 

@@ -173,6 +173,7 @@ impl Stream {
 
     async fn finish(mut self, socket: TcpStream, mut unsent: BytesMut, reason: CloseReason) -> io::Result<()> {
         self.opening.because(reason);
+        self.hearing.waiting.forget();
         if reason != CloseReason::Closed {
             unsent.extend_from_slice(&(FRAMED.end)(reason));
         }
@@ -217,6 +218,7 @@ async fn drive(
                 unsent.extend_from_slice(&(FRAMED.end)(reason));
             }
             live.ends(reason);
+            hearing.waiting.forget();
             return finish(socket, unsent).await;
         }
         tokio::select! {
