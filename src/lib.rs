@@ -11,7 +11,7 @@
 //! * [`http`] routes, layers, listeners
 //!
 //! Beside the line: [`auth`] who are you and what may you see, [`store`] what the database is asked, [`limits`] how much at a time.
-//! Under everything: [`event`] the words, [`error`], [`config`], [`clock`], [`cache`], [`telemetry`].
+//! Under everything: [`event`] the words, [`error`], [`config`], [`clock`], [`cache`], [`digest`], [`telemetry`].
 //! Above everything: [`app`] wiring, [`cli`] commands.
 
 pub mod app;
@@ -21,6 +21,7 @@ pub mod cache;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod digest;
 pub mod error;
 pub mod event;
 pub mod http;

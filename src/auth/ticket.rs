@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 
 use crate::auth::AuthFailure;
 use crate::auth::Scopes;
+use crate::digest;
 use crate::event::Id;
 
 /// How long a ticket may be used.
@@ -39,7 +40,7 @@ impl TicketHash {
     /// Of a ticket.
     #[must_use]
     pub fn of(ticket: &str) -> Self {
-        Self(sha256_hex(&[ticket]).into())
+        Self(digest::of_parts(&[ticket]).into())
     }
 
     /// Hex digits.
@@ -53,7 +54,7 @@ impl CookieHash {
     /// Of a ticket and its cookie.
     #[must_use]
     pub fn of(ticket: &str, cookie: &str) -> Self {
-        Self(sha256_hex(&[ticket, cookie]).into())
+        Self(digest::of_parts(&[ticket, cookie]).into())
     }
 
     /// Hex digits.
@@ -206,8 +207,8 @@ impl Tickets {
 
 /// A hash of an origin: tickets are compared by it, and it is short enough to be kept.
 pub(super) fn origin_hash(origin: &[u8]) -> u64 {
-    let digest = Sha256::digest(origin);
-    digest.iter().take(8).fold(0, |hash, byte| hash << 8 | u64::from(*byte))
+    let hash = Sha256::digest(origin);
+    hash.iter().take(8).fold(0, |hash, byte| hash << 8 | u64::from(*byte))
 }
 
 fn parse_cookie(cookie: &str) -> Option<(&str, Id, Scopes)> {
@@ -229,19 +230,5 @@ fn scope_letters(scopes: Scopes) -> &'static str {
 fn random_hex() -> Option<String> {
     let mut bytes = [0_u8; RANDOM_BYTES];
     getrandom::fill(&mut bytes).inspect_err(|error| tracing::error!(%error, "no random numbers")).ok()?;
-    Some(hex(&bytes))
-}
-
-/// Each part with its length before it: no two lists hash alike.
-fn sha256_hex(parts: &[&str]) -> String {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part.as_bytes());
-    }
-    hex(&hash.finalize())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    Some(digest::hex(&bytes))
 }

@@ -2,7 +2,8 @@
 
 use std::borrow::Borrow;
 use std::fmt;
-use std::sync::Arc;
+
+use arcstr::ArcStr;
 
 /// Longest id, in bytes.
 const ID_MAX: usize = 128;
@@ -42,7 +43,7 @@ impl Kind {
 
 /// The id of a job, a document or a user: `[A-Za-z0-9][A-Za-z0-9_.:@|~-]{0,127}`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Id(Arc<str>);
+pub struct Id(ArcStr);
 
 /// The text is not an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -55,7 +56,7 @@ impl Id {
     /// # Errors
     /// `InvalidId` for everything else.
     pub fn parse(text: &str) -> Result<Self, InvalidId> {
-        if is_id(text) { Ok(Self(Arc::from(text))) } else { Err(InvalidId) }
+        if is_id(text) { Ok(Self(ArcStr::from(text))) } else { Err(InvalidId) }
     }
 
     /// The id as text.
@@ -91,12 +92,9 @@ fn is_id(text: &str) -> bool {
         && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"_.:@|~-".contains(b))
 }
 
-/// What one subscribes to: `jobs.42`, `user.ada`. Cheap to clone.
+/// What one subscribes to: `jobs.42`, `user.ada`. Cheap to clone, and a single pointer: every stream has several in several places.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Channel {
-    text: Arc<str>,
-    kind: Kind,
-}
+pub struct Channel(ArcStr);
 
 /// The text is not a channel name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -110,44 +108,49 @@ impl Channel {
     /// `InvalidChannel` for an unknown kind, a bad id, or no dot.
     pub fn parse(text: &str) -> Result<Self, InvalidChannel> {
         let (kind, id) = text.split_once('.').ok_or(InvalidChannel)?;
-        let kind = Kind::parse(kind).ok_or(InvalidChannel)?;
-        if is_id(id) { Ok(Self { text: Arc::from(text), kind }) } else { Err(InvalidChannel) }
+        let is_channel = Kind::parse(kind).is_some() && is_id(id);
+        if is_channel { Ok(Self(ArcStr::from(text))) } else { Err(InvalidChannel) }
     }
 
     /// The channel of that kind with that id.
     #[must_use]
     pub fn of(kind: Kind, id: &Id) -> Self {
-        let text = format!("{}.{}", kind.as_str(), id.as_str());
-        Self { text: text.into(), kind }
+        Self(arcstr::format!("{}.{}", kind.as_str(), id.as_str()))
     }
 
     /// Its kind.
     #[must_use]
     pub fn kind(&self) -> Kind {
-        self.kind
+        // By its first letter, which tells them apart: this is asked for every event.
+        match self.0.as_bytes().first() {
+            Some(b'j') => Kind::Jobs,
+            Some(b'd') => Kind::Docs,
+            Some(b'p') => Kind::Presence,
+            _ => Kind::User,
+        }
     }
 
     /// The text after the first dot.
     #[must_use]
     pub fn id(&self) -> &str {
-        self.text.split_once('.').map_or("", |(_, id)| id)
+        self.0.split_once('.').map_or("", |(_, id)| id)
     }
 
     /// The whole name.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.text
+        &self.0
     }
 }
 
 impl fmt::Debug for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Channel({})", self.text)
+        write!(f, "Channel({})", self.0)
     }
 }
 
 impl fmt::Display for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(&self.0)
     }
 }

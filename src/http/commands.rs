@@ -45,10 +45,8 @@ struct Wire<'a> {
     cursor: Option<String>,
     token: Option<String>,
     channel: Option<String>,
-    event: Option<String>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
-    ephemeral: bool,
 }
 
 #[derive(Serialize)]
@@ -87,7 +85,7 @@ impl Commander {
             Ok(()) => {
                 self.refused.store(0, Ordering::Relaxed);
                 match parsed {
-                    Some(wire) => self.act(live, &caller, wire).await,
+                    Some(wire) => self.act(live, &caller, wire, text).await,
                     None => Err(ApiError::invalid("message")),
                 }
             }
@@ -106,12 +104,18 @@ impl Commander {
     }
 
     /// Answers what is still to be told.
-    async fn act(&self, live: &Arc<Live>, caller: &Caller, wire: Wire<'_>) -> Result<Option<Frame>, ApiError> {
+    async fn act(
+        &self,
+        live: &Arc<Live>,
+        caller: &Caller,
+        wire: Wire<'_>,
+        text: &str,
+    ) -> Result<Option<Frame>, ApiError> {
         match wire.kind.as_str() {
             "subscribe" => self.subscribe(live, &wire).await.map(|()| None),
             "unsubscribe" => self.unsubscribe(live, &wire).await.map(|()| None),
             "auth" => self.renew(live, &wire).await.map(|()| None),
-            "publish" => self.publish(caller, &wire).await.map(Some),
+            "publish" => self.publish(caller, &wire, text).await.map(Some),
             "ping" => Ok(Some(ws::message("{\"type\":\"pong\"}"))),
             _ => Err(ApiError::invalid("type")),
         }
@@ -148,14 +152,15 @@ impl Commander {
         self.edit(live, wish, wire.id).await
     }
 
-    async fn publish(&self, caller: &Caller, wire: &Wire<'_>) -> Result<Frame, ApiError> {
-        let body = serde_json::json!({
-            "channel": wire.channel.as_deref().ok_or(ApiError::invalid("channel"))?,
-            "event": wire.event,
-            "data": wire.data.ok_or(ApiError::invalid("data"))?,
-            "ephemeral": wire.ephemeral,
-        });
-        let cursor = ingest::publish_one(&self.shared, caller, body.to_string().as_bytes()).await?;
+    /// The message is a publication as it stands; its other members are ignored there.
+    async fn publish(&self, caller: &Caller, wire: &Wire<'_>, text: &str) -> Result<Frame, ApiError> {
+        if wire.channel.is_none() {
+            return Err(ApiError::invalid("channel"));
+        }
+        if wire.data.is_none() {
+            return Err(ApiError::invalid("data"));
+        }
+        let cursor = ingest::publish_one(&self.shared, caller, text.as_bytes()).await?;
         Ok(ack(wire.id, None, cursor.map(|cursor| cursor.to_string())))
     }
 }

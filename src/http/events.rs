@@ -158,7 +158,7 @@ async fn open_session(
     let query = parse_query(uri)?;
     let principal = streamer(shared, uri, headers, query.credentials(), set_cookie).await?;
     let resume = resume(headers, query.last_event_id.as_deref())?;
-    open_query(shared, query, principal, (resume, None), (false, false)).await
+    open_query(shared, query, principal, Terms { resume, ..Terms::default() }).await
 }
 
 /// The session of a WebSocket, which may begin without channels; `None`: nothing is left to be told.
@@ -173,7 +173,7 @@ pub(super) async fn open_socket(
     let credentials = InQuery { protocols, ..query.credentials() };
     let principal = streamer(shared, uri, headers, credentials, set_cookie).await?;
     let resume = resume(headers, query.last_event_id.as_deref())?;
-    match open_query(shared, query, principal, (resume, None), (true, false)).await? {
+    match open_query(shared, query, principal, Terms { resume, may_be_empty: true, ..Terms::default() }).await? {
         Opened::Stream(session) => Ok(Some(session)),
         Opened::NothingLeft => Ok(None),
     }
@@ -191,19 +191,23 @@ pub(super) async fn open_poll(
     let principal = streamer(shared, uri, headers, query.credentials(), set_cookie).await?;
     let resume = resume(&HeaderMap::new(), cursor)?;
     let told = cursor.and_then(|cursor| ToldMark::split(cursor).1);
-    match open_query(shared, query, principal, (resume, told), (false, true)).await? {
+    match open_query(shared, query, principal, Terms { resume, told, polls: true, may_be_empty: false }).await? {
         Opened::Stream(session) => Ok(Some(session)),
         Opened::NothingLeft => Ok(None),
     }
 }
 
-async fn open_query(
-    shared: &AppState,
-    query: Query,
-    principal: Principal,
-    (resume, told): (Resume, Option<ToldMark>),
-    (may_be_empty, polls): (bool, bool),
-) -> Result<Opened, ApiError> {
+/// What differs between the transports; as in `Request`.
+#[derive(Debug, Default)]
+struct Terms {
+    resume: Resume,
+    may_be_empty: bool,
+    polls: bool,
+    told: Option<ToldMark>,
+}
+
+async fn open_query(shared: &AppState, query: Query, principal: Principal, terms: Terms) -> Result<Opened, ApiError> {
+    let Terms { resume, may_be_empty, polls, told } = terms;
     let channels = wishes(&query.channels, &principal, shared.config.channels_max, may_be_empty)?;
     let until_done = match query.until.as_deref() {
         None => false,

@@ -94,6 +94,7 @@ pub async fn serve(
     signals: Signals,
 ) {
     let slots = Arc::new(Semaphore::new(limits.connections_max));
+    let around = Arc::new(Surroundings { tasks: tasks.clone(), stop: signals.stop.clone() });
     loop {
         let accepted = tokio::select! {
             () = signals.stop.cancelled() => return,
@@ -113,7 +114,7 @@ pub async fn serve(
             metrics.reject("connection", "connections_max");
             continue;
         };
-        let around = Surroundings { tasks: tasks.clone(), stop: signals.stop.clone() };
+        let around = Arc::clone(&around);
         tasks.spawn(connection(socket, peer, router.clone(), limits.clone(), around, signals.clone(), slot));
     }
 }
@@ -123,7 +124,7 @@ async fn connection(
     peer: SocketAddr,
     router: Router,
     limits: ListenerLimits,
-    around: Surroundings,
+    around: Arc<Surroundings>,
     signals: Signals,
     slot: OwnedSemaphorePermit,
 ) {
@@ -133,7 +134,7 @@ async fn connection(
         detected = tokio::time::timeout(limits.head_timeout, is_http2(&socket)) => detected,
     };
     match detected {
-        Ok(Ok(true)) => http2(socket, Service::new(router, peer), &limits, around.tasks, signals).await,
+        Ok(Ok(true)) => http2(socket, Service::new(router, peer), &limits, around.tasks.clone(), signals).await,
         Ok(Ok(false)) => {
             let service = Service::new(router, peer);
             let taken = http1(socket, service, &limits, signals).await;

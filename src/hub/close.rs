@@ -98,6 +98,12 @@ impl CloseReason {
         }
     }
 
+    /// Whether the client broke the rules of its connection: the connection says so, not the stream.
+    #[must_use]
+    pub fn is_violation(self) -> bool {
+        matches!(self, Self::BadFrame | Self::BadKind | Self::BadText | Self::TooBig | Self::TooMuch)
+    }
+
     /// Whether the client is told by an `end` event.
     #[must_use]
     pub fn is_said(self) -> bool {

@@ -8,7 +8,6 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use sha2::Digest as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -17,6 +16,7 @@ use crate::broker::KnownJob;
 use crate::broker::Once;
 use crate::broker::Seed;
 use crate::clock;
+use crate::digest;
 use crate::event::Id;
 use crate::event::LogId;
 use crate::ingest::Ingest;
@@ -150,12 +150,7 @@ fn judge(known: Option<&KnownJob>, row: &JobRow) -> Judged {
 
 /// The same on every node.
 fn name(job: &Id, version: LogId, status: &str) -> String {
-    let mut hash = sha2::Sha256::new();
-    for part in [job.as_str(), &version.to_string(), status] {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part.as_bytes());
-    }
-    hash.finalize().iter().take(20).map(|byte| format!("{byte:02x}")).collect()
+    digest::name_of(&[job.as_str(), &version.to_string(), status])
 }
 
 #[cfg(test)]

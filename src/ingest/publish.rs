@@ -9,9 +9,9 @@ use serde::de::MapAccess;
 use serde::de::Visitor;
 use serde::de::value::MapAccessDeserializer;
 use serde_json::value::RawValue;
-use sha2::Digest as _;
 
 use crate::broker::EventOnce;
+use crate::digest;
 use crate::event::Channel;
 use crate::event::Delivery;
 use crate::event::Event;
@@ -137,15 +137,7 @@ impl Publication {
     pub fn once(&self, publisher: &str) -> EventOnce {
         match &self.key {
             None => EventOnce::fresh(),
-            Some(key) => {
-                let mut hash = sha2::Sha256::new();
-                for part in [publisher, self.event.channel.as_str(), key] {
-                    hash.update((part.len() as u64).to_le_bytes());
-                    hash.update(part.as_bytes());
-                }
-                let digest = hash.finalize();
-                EventOnce::Keyed(digest.iter().take(20).map(|byte| format!("{byte:02x}")).collect())
-            }
+            Some(key) => EventOnce::Keyed(digest::name_of(&[publisher, self.event.channel.as_str(), key])),
         }
     }
 }

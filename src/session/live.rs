@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use arcstr::ArcStr;
 use parking_lot::Mutex;
 
 use crate::auth::Grant;
@@ -31,9 +32,7 @@ pub struct Live {
     pub(super) id: ConnectionId,
     user: Id,
     /// Its name across reconnects, if the client gave it one.
-    pub(super) session: Option<Box<str>>,
-    /// It is one poll.
-    pub(super) polls: bool,
+    pub(super) session: Option<ArcStr>,
     state: Mutex<State>,
 }
 
@@ -42,9 +41,18 @@ struct State {
     principal: Principal,
     grants: Arc<[Grant]>,
     edition: u32,
-    unsaid: Vec<(u32, Said)>,
-    begin: Option<Box<Begin>>,
     end: Option<CloseReason>,
+    /// It is one poll.
+    polls: bool,
+    /// Only while there is something in it.
+    untold: Option<Box<Untold>>,
+}
+
+/// What a stream has yet to be told, by edit, and where it is to begin anew.
+#[derive(Debug, Default)]
+struct Untold {
+    said: Vec<(u32, Said)>,
+    begin: Option<Begin>,
 }
 
 /// Something that a stream is told.
@@ -92,7 +100,7 @@ pub(super) struct Missed {
     pub(super) edition: u32,
     pub(super) grants: Arc<[Grant]>,
     pub(super) unsaid: Vec<Said>,
-    pub(super) begin: Option<Box<Begin>>,
+    pub(super) begin: Option<Begin>,
     pub(super) end: Option<CloseReason>,
 }
 
@@ -105,8 +113,9 @@ impl Live {
         polls: bool,
     ) -> Self {
         let user = principal.user.id.clone();
-        let state = State { principal, grants, edition: 0, unsaid: Vec::new(), begin: None, end: None };
-        Self { id, user, session, polls, state: Mutex::new(state) }
+        let session = session.map(ArcStr::from);
+        let state = State { principal, grants, edition: 0, end: None, polls, untold: None };
+        Self { id, user, session, state: Mutex::new(state) }
     }
 
     /// Its number, as clients write it.
@@ -119,6 +128,10 @@ impl Live {
     #[must_use]
     pub fn principal(&self) -> Principal {
         self.state.lock().principal.clone()
+    }
+
+    pub(super) fn polls(&self) -> bool {
+        self.state.lock().polls
     }
 
     pub(super) fn grants(&self) -> Arc<[Grant]> {
@@ -145,16 +158,17 @@ impl Live {
             let kept = state.grants.iter().filter(|grant| !leave.contains(grant.channel())).filter(fresh);
             state.grants = kept.chain(&join).cloned().collect();
         }
-        state.unsaid.extend(say.into_iter().map(|said| (edition, said)));
-        if state.unsaid.len() > UNSAID_MAX {
-            state.unsaid = Vec::new();
-            state.end = state.end.or(Some(CloseReason::Slow));
+        if begin.is_some() || !say.is_empty() {
+            let untold = state.untold.get_or_insert_default();
+            untold.said.extend(say.into_iter().map(|said| (edition, said)));
+            untold.begin = begin.or(untold.begin);
+            if untold.said.len() > UNSAID_MAX {
+                state.untold = None;
+                state.end = state.end.or(Some(CloseReason::Slow));
+            }
         }
         if let Some(principal) = principal {
             state.principal = principal;
-        }
-        if let Some(begin) = begin {
-            state.begin = Some(Box::new(begin));
         }
         state.end = state.end.or(end);
         edition
@@ -173,12 +187,13 @@ impl Live {
     /// The edits after this one, which are now the caller's to do.
     pub(super) fn missed(&self, edition: u32) -> Option<Missed> {
         let mut state = self.state.lock();
-        if state.edition == edition && state.begin.is_none() {
+        let begins = state.untold.as_ref().is_some_and(|untold| untold.begin.is_some());
+        if state.edition == edition && !begins {
             return None;
         }
-        let unsaid = std::mem::take(&mut state.unsaid).into_iter().map(|(_, said)| said).collect();
-        let (begin, end) = (state.begin.take(), state.end);
-        Some(Missed { edition: state.edition, grants: Arc::clone(&state.grants), unsaid, begin, end })
+        let Untold { said, begin } = state.untold.take().map(|untold| *untold).unwrap_or_default();
+        let unsaid = said.into_iter().map(|(_, said)| said).collect();
+        Some(Missed { edition: state.edition, grants: Arc::clone(&state.grants), unsaid, begin, end: state.end })
     }
 }
 
@@ -193,9 +208,10 @@ impl Holder for Live {
 
     fn applied(&self, edition: u32) {
         let mut state = self.state.lock();
-        state.unsaid.retain(|(of, _)| *of > edition);
-        if state.unsaid.is_empty() {
-            state.unsaid = Vec::new();
+        let Some(untold) = &mut state.untold else { return };
+        untold.said.retain(|(of, _)| *of > edition);
+        if untold.said.is_empty() && untold.begin.is_none() {
+            state.untold = None;
         }
     }
 }
@@ -314,5 +330,16 @@ impl Lives {
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.lock().len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// What each stream costs: a field more is a decision (docs/performance.md).
+    #[test]
+    fn a_stream_as_others_find_it_stays_small() {
+        assert!(size_of::<super::Live>() <= 112);
+        assert!(size_of::<crate::session::Opening>() <= 80);
+        assert!(size_of::<crate::auth::Grant>() <= 16);
     }
 }

@@ -14,6 +14,7 @@ mod rights;
 mod stream;
 mod told;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,7 @@ pub use open::Answer;
 pub use open::Opened;
 pub use opening::Opening;
 pub use opening::Step;
+pub use opening::Transport;
 pub use remote::Target;
 pub use remote::is_session_name;
 pub use rights::Doubts;
@@ -49,7 +51,6 @@ use crate::event::Channel;
 use crate::event::Cursor;
 use crate::hub::Hub;
 use crate::hub::OutboxLimits;
-use crate::hub::Pending;
 use crate::jobs::TerminalStatuses;
 use crate::store::Store;
 use crate::telemetry::Metrics;
@@ -146,9 +147,10 @@ impl Sessions {
 }
 
 /// Where a client says that it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Resume {
     /// It says nothing.
+    #[default]
     Fresh,
     /// Something that is not a cursor of ours.
     Garbage,
@@ -250,14 +252,20 @@ pub struct Session {
     live: Arc<Live>,
     /// When its permissions were asked for, by the clock of changes.
     asked: u64,
-    /// The client wrote `user.me` for its own channel.
-    wrote_me: bool,
-    denied: Box<[Denied]>,
-    /// Only until it is live.
-    begin: Option<Box<Begin>>,
     until_done: bool,
-    /// The client was told the states of quiet jobs at its cursor, but for these channels.
-    told: Pending,
-    /// Of the channels that have joined at the client's cursor, if there are any.
+    /// Only until it is live, both.
+    begin: Option<Box<Begin>>,
+    wanted: Option<Box<Wanted>>,
+}
+
+/// What the client asked for beyond what a live stream still has to know.
+#[derive(Debug)]
+struct Wanted {
+    /// It wrote `user.me` for its own channel.
+    wrote_me: bool,
+    denied: Vec<Denied>,
+    /// It was told the states of quiet jobs at its cursor, but for these channels.
+    told: Option<HashSet<Channel>>,
+    /// Of the channels that have joined at its cursor, if there are any.
     mark: Option<ToldMark>,
 }

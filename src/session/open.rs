@@ -28,6 +28,7 @@ use crate::session::Session;
 use crate::session::Sessions;
 use crate::session::ToldMark;
 use crate::session::Verdict;
+use crate::session::Wanted;
 use crate::session::edit;
 use crate::session::live::Begin;
 
@@ -122,12 +123,9 @@ impl Sessions {
             sessions: Arc::clone(self),
             live: Arc::new(live),
             asked,
-            wrote_me,
-            denied: denied.into(),
-            begin: Some(Box::new(Begin { verdict, resume, generation })),
             until_done: request.until_done,
-            told: request.polls.then(|| Box::new(fresh)),
-            mark,
+            begin: Some(Box::new(Begin { verdict, resume, generation })),
+            wanted: Some(Box::new(Wanted { wrote_me, denied, told: request.polls.then_some(fresh), mark })),
         };
         if session.knows_the_end().await? {
             return Ok(Opened::NothingLeft);
@@ -275,10 +273,14 @@ impl Session {
     #[must_use]
     pub fn answer<'a>(&'a self, grants: &'a [auth::Grant]) -> Answer<'a> {
         let verdict = self.begun().verdict.as_str();
-        let channels = grants
-            .iter()
-            .map(|grant| (grant.channel().as_str(), edit::alias_of(grant.channel(), self.wrote_me), verdict));
-        Answer::of(channels, &self.denied)
+        let wrote_me = self.wanted.as_ref().is_some_and(|wanted| wanted.wrote_me);
+        let channels =
+            grants.iter().map(|grant| (grant.channel().as_str(), edit::alias_of(grant.channel(), wrote_me), verdict));
+        Answer::of(channels, self.denied())
+    }
+
+    fn denied(&self) -> &[Denied] {
+        self.wanted.as_ref().map_or(&[], |wanted| &wanted.denied)
     }
 
     /// The stream as others find it.
@@ -296,7 +298,7 @@ impl Session {
     /// What the cursor of a poll's answer says of the channels that have joined at the one it came with.
     #[must_use]
     pub fn mark(&self) -> Option<ToldMark> {
-        self.mark
+        self.wanted.as_ref()?.mark
     }
 
     /// Verdicts and refusals, each as a JSON array.
@@ -330,7 +332,7 @@ impl Session {
 
     /// `until=done` with a cursor at or after the latest state of every job, all of them terminal.
     async fn knows_the_end(&self) -> Result<bool, ApiError> {
-        let Some(cursor) = self.begun().resume.filter(|_| self.until_done && self.denied.is_empty()) else {
+        let Some(cursor) = self.begun().resume.filter(|_| self.until_done && self.denied().is_empty()) else {
             return Ok(false);
         };
         let channels = self.live.channels();

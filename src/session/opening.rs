@@ -34,17 +34,39 @@ const OPEN_PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Opening {
     session: Session,
-    transport: &'static str,
+    transport: Transport,
     reason: CloseReason,
     said_hello: bool,
     /// The stream has joined before: it waits for what is away, or all would come back together.
     was_live: bool,
-    /// The last edit that it has seen, what it may see since then, and when that was asked, by the clock of changes.
+    /// The last edit that it has seen, and what it may see since then.
     edition: u32,
     grants: Arc<[Grant]>,
-    asked: u64,
     /// Only while it catches up.
     progress: Option<Box<Progress>>,
+}
+
+/// How it travels; also the metric's label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// `text/event-stream`.
+    Sse,
+    /// WebSocket.
+    Ws,
+    /// Long-poll.
+    Poll,
+}
+
+impl Transport {
+    /// The label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sse => "sse",
+            Self::Ws => "ws",
+            Self::Poll => "poll",
+        }
+    }
 }
 
 /// What comes next.
@@ -64,7 +86,7 @@ impl Drop for Opening {
     fn drop(&mut self) {
         self.session.sessions.lives.remove(&self.session.live);
         let metrics = &self.session.sessions.metrics;
-        metrics.active_connections.with_label_values(&[self.transport]).dec();
+        metrics.active_connections.with_label_values(&[self.transport.as_str()]).dec();
         metrics.ended.with_label_values(&[self.reason.as_str()]).inc();
         tracing::debug!(connection.id = %self.session.live.name(), reason = self.reason.as_str(), "stream ended");
     }
@@ -73,13 +95,13 @@ impl Drop for Opening {
 impl Opening {
     /// The beginning of a stream over this transport.
     #[must_use]
-    pub fn new(session: Session, transport: &'static str) -> Self {
-        session.sessions.metrics.active_connections.with_label_values(&[transport]).inc();
+    pub fn new(session: Session, transport: Transport) -> Self {
+        session.sessions.metrics.active_connections.with_label_values(&[transport.as_str()]).inc();
         session.sessions.lives.add(&session.live);
         let reason = CloseReason::ClientGone;
-        let (grants, asked) = (session.live.grants(), session.asked);
+        let grants = session.live.grants();
         let (said_hello, was_live) = (false, false);
-        Self { session, transport, reason, said_hello, was_live, edition: 0, grants, asked, progress: None }
+        Self { session, transport, reason, said_hello, was_live, edition: 0, grants, progress: None }
     }
 
     /// The stream as others find it.
@@ -122,7 +144,7 @@ impl Opening {
         }
         // A replay can take long, and what it shows must be allowed at that moment.
         let changed = self.session.sessions.authorizer.changes().now();
-        if std::mem::replace(&mut self.asked, changed) != changed {
+        if std::mem::replace(&mut self.session.asked, changed) != changed {
             // Rare, and large: not a part of every stream's room.
             Box::pin(self.session.sessions.recheck(vec![Arc::clone(&self.session.live)])).await;
         }
@@ -175,7 +197,7 @@ impl Opening {
             return Some(Step::End(reason));
         }
         if let Some(begin) = missed.begin {
-            self.session.begin = Some(begin);
+            self.session.begin = Some(Box::new(begin));
             self.progress = None;
         }
         let channels = self.channels();
@@ -208,10 +230,10 @@ impl Opening {
     pub fn joined(&mut self) {
         self.was_live = true;
         self.progress = None;
-        self.session.begin = None;
+        (self.session.begin, self.session.wanted) = (None, None);
         // From here on changes find it; what was announced between the question and now may have missed it.
         let sessions = &self.session.sessions;
-        if sessions.authorizer.changes().now() != self.asked {
+        if sessions.authorizer.changes().now() != self.session.asked {
             sessions.recheck_soon(&self.session.live);
         }
     }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use serde::Deserialize;
 use serde::Serialize;
-use sha2::Digest as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -16,6 +15,7 @@ use crate::broker::BrokerError;
 use crate::broker::Call;
 use crate::broker::Heard;
 use crate::broker::Record;
+use crate::digest;
 use crate::error::ApiError;
 use crate::event::Channel;
 use crate::event::Id;
@@ -216,7 +216,7 @@ impl Sessions {
 
     async fn supersede_here(&self, user: &Id, session: &str) {
         for live in self.lives.of(user) {
-            if live.polls && live.session.as_deref() == Some(session) {
+            if live.polls() && live.session.as_deref() == Some(session) {
                 self.end(&live, CloseReason::Superseded).await;
             }
         }
@@ -337,12 +337,7 @@ fn valid(record: Record) -> impl Iterator<Item = (Channel, Option<LogId>)> {
 
 /// Of user and name; a hash, because a client chose the name.
 fn record_key(user: &Id, name: &str) -> String {
-    let mut hash = sha2::Sha256::new();
-    for part in [user.as_str(), name] {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part.as_bytes());
-    }
-    hash.finalize().iter().take(20).map(|byte| format!("{byte:02x}")).collect()
+    digest::name_of(&[user.as_str(), name])
 }
 
 fn away(error: &BrokerError) -> ApiError {

@@ -141,7 +141,8 @@ impl Session {
     /// Snapshots of the jobs of which the replay said nothing, all as of `progress.at`; `None`: a state is newer than that, replay on.
     pub(super) async fn snapshots(&self, progress: &mut Progress) -> Result<Option<VecDeque<Frame>>, ApiError> {
         let resumed = self.begun().verdict == Verdict::Resumed;
-        let told = |channel: &Channel| resumed && self.told.as_ref().is_some_and(|but| !but.contains(channel));
+        let fresh = self.wanted.as_ref().and_then(|wanted| wanted.told.as_ref()).filter(|_| resumed);
+        let told = |channel: &Channel| fresh.is_some_and(|fresh| !fresh.contains(channel));
         let silent = |channel: &&Channel| {
             channel.kind() == Kind::Jobs && !progress.said.contains_key(*channel) && !told(channel)
         };

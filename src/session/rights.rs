@@ -45,33 +45,38 @@ const NOTICES_MAX: usize = 256;
 /// Streams whose permissions are to be asked for again soon.
 #[derive(Debug, Default)]
 pub struct Doubts {
-    waiting: Mutex<HashMap<ConnectionId, (Arc<Live>, Instant)>>,
-    everything: Mutex<bool>,
+    waiting: Mutex<Doubtful>,
     bell: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Doubtful {
+    /// And since when.
+    streams: HashMap<ConnectionId, (Arc<Live>, Instant)>,
+    everything: bool,
 }
 
 impl Doubts {
     /// `since`: for how long it has been in doubt.
     fn add(&self, live: &Arc<Live>, since: Instant) {
         let mut waiting = self.waiting.lock();
-        if waiting.len() >= DOUBTFUL_MAX {
-            waiting.clear();
-            *self.everything.lock() = true;
+        if waiting.streams.len() >= DOUBTFUL_MAX {
+            *waiting = Doubtful { everything: true, ..Doubtful::default() };
         } else {
-            waiting.entry(live.id).or_insert((Arc::clone(live), since));
+            waiting.streams.entry(live.id).or_insert((Arc::clone(live), since));
         }
         drop(waiting);
         self.bell.notify_one();
     }
 
     fn all(&self) {
-        *self.everything.lock() = true;
+        self.waiting.lock().everything = true;
         self.bell.notify_one();
     }
 
     fn take(&self) -> (Vec<(Arc<Live>, Instant)>, bool) {
-        let waiting = std::mem::take(&mut *self.waiting.lock());
-        (waiting.into_values().collect(), std::mem::take(&mut *self.everything.lock()))
+        let Doubtful { streams, everything } = std::mem::take(&mut *self.waiting.lock());
+        (streams.into_values().collect(), everything)
     }
 }
 
@@ -116,7 +121,10 @@ impl Sessions {
             self.doubts.all();
         }
         let affected = self.affected(&changed).await;
-        let carried: HashSet<Channel> = affected.iter().flat_map(|live| live.channels()).collect();
+        let carried: HashSet<Channel> = match changed.jobs.as_slice() {
+            [] => HashSet::new(),
+            _ => affected.iter().flat_map(|live| live.channels()).collect(),
+        };
         self.recheck(affected).await;
         self.metrics.revocation.observe(heard.elapsed().as_secs_f64());
         if !changed.jobs.is_empty() {

@@ -20,6 +20,7 @@ use crate::hub::Seat;
 use crate::session::Opening;
 use crate::session::Session;
 use crate::session::Step;
+use crate::session::Transport;
 
 /// What comes out of a stream.
 #[derive(Debug)]
@@ -53,7 +54,7 @@ impl Drop for Leaving {
 
 impl Session {
     /// The frames of this stream, for one transport; `kill` cuts its connection. Nothing happens until it is polled.
-    pub fn into_stream(self, transport: &'static str, kill: CancellationToken) -> impl Stream<Item = Output> + Send {
+    pub fn into_stream(self, transport: Transport, kill: CancellationToken) -> impl Stream<Item = Output> + Send {
         let outbox = Arc::new(Outbox::new(self.sessions.outbox));
         let (hub, id) = (self.sessions.hub.clone(), self.live.id);
         let mut leaving = Leaving { opening: Opening::new(self, transport), outbox, hub, id };

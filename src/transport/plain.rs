@@ -29,6 +29,7 @@ use crate::hub::Wire;
 use crate::session::Opening;
 use crate::session::Session;
 use crate::session::Step;
+use crate::session::Transport;
 use crate::transport::sse;
 
 /// A client that takes nothing of its replay for so long is cut.
@@ -59,8 +60,8 @@ impl Claim {
     }
 }
 
-/// What takes part in a connection's life beside its stream.
-#[derive(Debug, Clone)]
+/// What takes part in a connection's life beside its stream; the same for all of a listener.
+#[derive(Debug)]
 pub struct Surroundings {
     /// Who owns the tasks.
     pub tasks: TaskTracker,
@@ -77,10 +78,16 @@ pub fn respond(session: Box<Session>) -> Response<Body> {
 }
 
 /// Carries the stream from its head until it joins its lane. `head` ends with the empty line; the body is chunked.
-pub async fn serve(head: &[u8], socket: TcpStream, session: Session, around: Surroundings, slot: OwnedSemaphorePermit) {
+pub async fn serve(
+    head: &[u8],
+    socket: TcpStream,
+    session: Session,
+    around: Arc<Surroundings>,
+    slot: OwnedSemaphorePermit,
+) {
     let mut first = BytesMut::from(head);
     put_chunk(&mut first, &sse::opening());
-    let stream = Stream { opening: Opening::new(session, "sse"), around, _slot: slot };
+    let stream = Stream { opening: Opening::new(session, Transport::Sse), around, _slot: slot };
     stream.carry(socket, first.freeze()).await;
 }
 
@@ -88,7 +95,7 @@ pub async fn serve(head: &[u8], socket: TcpStream, session: Session, around: Sur
 #[derive(Debug)]
 struct Stream {
     opening: Opening,
-    around: Surroundings,
+    around: Arc<Surroundings>,
     /// Its place among the connections of the listener.
     _slot: OwnedSemaphorePermit,
 }

@@ -17,6 +17,7 @@ use crate::hub::CloseReason;
 use crate::hub::Frame;
 use crate::session::Output;
 use crate::session::Session;
+use crate::session::Transport;
 use crate::transport::sse;
 
 /// Events and bytes of one answer; what is beyond comes with the next. States that answer a first question are not counted.
@@ -58,7 +59,7 @@ struct Answer<'a> {
 pub async fn answer(session: Session, asked: Option<String>, wait: Duration) -> Result<String, ApiError> {
     let (verdicts, denied) = session.verdicts();
     let (at_once, mark) = (!session.is_resumed(), session.mark());
-    let outputs = pin!(session.into_stream("poll", CancellationToken::new()));
+    let outputs = pin!(session.into_stream(Transport::Poll, CancellationToken::new()));
     let mut gathered = gather(outputs, at_once, wait).await?;
     if gathered.superseded {
         gathered = Gathered { cursor: None, ..Gathered::default() };

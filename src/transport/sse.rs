@@ -21,6 +21,7 @@ use crate::hub::Format;
 use crate::hub::Frame;
 use crate::session::Output;
 use crate::session::Session;
+use crate::session::Transport;
 
 /// Bytes of comment with which a stream begins: enough to make buffering proxies and browsers let go.
 const PADDING: usize = 512;
@@ -66,7 +67,7 @@ pub(super) fn opening() -> Bytes {
 #[must_use]
 pub fn respond(session: Session, kill: CancellationToken) -> Response<Body> {
     let first = futures_util::stream::once(async { Ok::<_, Infallible>(opening()) });
-    let frames = session.into_stream("sse", kill).map(|output| Ok(bytes_of(&output)));
+    let frames = session.into_stream(Transport::Sse, kill).map(|output| Ok(bytes_of(&output)));
     response(Body::from_stream(first.chain(frames)))
 }
 

@@ -8,23 +8,11 @@ use tidings::store::Role;
 
 use crate::support::app::TestApp;
 use crate::support::app::World;
+use crate::support::app::every_way;
 use crate::support::http;
 use crate::support::sse::SseClient;
 use crate::support::sse::SseEvent;
 use crate::support::tokens;
-
-/// Over both brokers and databases, and on both ways to the socket.
-async fn worlds() -> Vec<(World, TestApp)> {
-    let mut worlds = Vec::new();
-    for takeover in [true, false] {
-        for mut world in [World::embedded().await, World::full().await] {
-            world.config.sse_takeover = takeover;
-            let app = world.start().await;
-            worlds.push((world, app));
-        }
-    }
-    worlds
-}
 
 fn names(events: &[SseEvent]) -> Vec<&str> {
     events.iter().map(|event| event.event.as_str()).filter(|name| *name != "heartbeat").collect()
@@ -40,7 +28,7 @@ async fn open(app: &TestApp, user: &str, query: &str) -> (SseClient, String) {
 /// The verdicts in the answer; on the stream `subscribed` with a position, the snapshot without one, then what is new.
 #[tokio::test]
 async fn a_channel_joins_and_leaves_an_open_stream() {
-    for (world, app) in worlds().await {
+    for (world, app) in every_way().await {
         world.people(&[("ada", &["a", "b"]), ("eve", &["c"])]).await;
         app.progress("b", 1).await;
         let (mut stream, id) = open(&app, "ada", "channels=jobs.a").await;
@@ -81,7 +69,7 @@ async fn a_channel_joins_and_leaves_an_open_stream() {
 /// What a cursor means does not change with an edit: the channels are those of the moment, from there on.
 #[tokio::test]
 async fn an_edited_stream_that_is_cut_resumes_with_nothing_missing_or_repeated() {
-    for (world, app) in worlds().await {
+    for (world, app) in every_way().await {
         world.people(&[("ada", &["a", "b"])]).await;
         app.progress("b", 1).await;
         let (mut stream, id) = open(&app, "ada", "channels=jobs.a").await;
@@ -135,7 +123,7 @@ async fn edits_of_a_named_stream_survive_its_connections_and_its_instance() {
 
 #[tokio::test]
 async fn an_edit_that_makes_no_sense_is_refused_and_changes_nothing() {
-    for (world, app) in worlds().await {
+    for (world, app) in every_way().await {
         world.people(&[("ada", &["a"]), ("eve", &[])]).await;
         let (mut stream, id) = open(&app, "ada", "channels=jobs.a&session=page-0002").await;
         let good = json!({ "subscribe": ["user.me"] });
@@ -166,7 +154,7 @@ async fn an_edit_that_makes_no_sense_is_refused_and_changes_nothing() {
 /// b89: a token that ends is announced, can be renewed without a reconnect, and ends the stream if it is not.
 #[tokio::test]
 async fn b89_a_token_is_renewed_on_the_open_stream_or_ends_it() {
-    for (world, app) in worlds().await {
+    for (world, app) in every_way().await {
         world.people(&[("ada", &["a"])]).await;
         world.document("d1", "eve", &[("ada", Role::Viewer)]).await;
         // Already over: only its leeway is left, and of that two seconds.

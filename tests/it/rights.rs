@@ -6,23 +6,9 @@ use serde_json::json;
 use tidings::store::Role;
 
 use crate::support::app::TestApp;
-use crate::support::app::World;
+use crate::support::app::every_way;
 use crate::support::app::id;
 use crate::support::sse::SseClient;
-
-/// Over both databases, each with another broker, on both ways to the socket.
-async fn worlds() -> Vec<(World, TestApp)> {
-    let mut worlds = Vec::new();
-    for takeover in [true, false] {
-        for mut world in [World::embedded().await, World::full().await] {
-            world.config.sse_takeover = takeover;
-            let app = world.start().await;
-            app.until_announced().await;
-            worlds.push((world, app));
-        }
-    }
-    worlds
-}
 
 async fn ready(app: &TestApp, user: &str, channels: &str) -> SseClient {
     let mut stream = app.stream(user, channels).await;
@@ -37,7 +23,7 @@ async fn says(app: &TestApp, document: &str, n: u64) {
 /// One permission of several: that channel leaves, the others go on.
 #[tokio::test]
 async fn a_revoked_channel_leaves_and_the_others_stay() {
-    for (world, app) in worlds().await {
+    for (world, app) in every_way().await {
         world.people(&[("ada", &["a"]), ("eve", &[])]).await;
         world.document("d1", "eve", &[("ada", Role::Viewer)]).await;
         let mut stream = ready(&app, "ada", "jobs.a,docs.d1").await;
@@ -74,7 +60,7 @@ async fn a_revoked_channel_leaves_and_the_others_stay() {
 /// Nothing left to see ends the stream; so does the end of a user, of a job and of a document.
 #[tokio::test]
 async fn a_stream_of_which_nothing_may_be_seen_ends() {
-    for (world, app) in worlds().await {
+    for (world, app) in every_way().await {
         world.people(&[("ada", &["a", "b"]), ("eve", &[]), ("kim", &["k"])]).await;
         world.document("d1", "eve", &[("ada", Role::Viewer)]).await;
         world.document("d2", "eve", &[("ada", Role::Viewer)]).await;
@@ -106,7 +92,7 @@ async fn a_stream_of_which_nothing_may_be_seen_ends() {
 /// The application writes a job's end straight into its table.
 #[tokio::test]
 async fn what_the_application_writes_into_a_row_reaches_the_streams() {
-    for (world, app) in worlds().await {
+    for (world, app) in every_way().await {
         world.people(&[("ada", &["known", "unknown"])]).await;
         let mut stream = ready(&app, "ada", "jobs.known,jobs.unknown").await;
         app.progress("known", 1).await;

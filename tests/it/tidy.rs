@@ -12,6 +12,7 @@ const LINES_MAX: usize = 400;
 const IMPORTS: &[(&str, &str)] = &[
     ("clock", ""),
     ("cache", ""),
+    ("digest", ""),
     ("event", ""),
     ("error", ""),
     ("shutdown", ""),
@@ -20,12 +21,12 @@ const IMPORTS: &[(&str, &str)] = &[
     ("telemetry", "config"),
     ("limits", "event config error"),
     ("store", "event config telemetry jobs"),
-    ("auth", "event config telemetry store error cache"),
+    ("auth", "event config telemetry store error cache digest"),
     ("broker", "event config telemetry jobs auth"),
     ("hub", "event config telemetry error auth"), // error: for the code of a close reason; auth: for `Grant`
     ("presence", "event config telemetry auth broker"),
-    ("ingest", "event jobs config telemetry error auth broker store"), // store: seeds a lost state, writes states back
-    ("session", "event jobs config telemetry error auth hub presence broker store cache"),
+    ("ingest", "event jobs config telemetry error auth broker store digest"), // store: seeds a lost state, writes states back
+    ("session", "event jobs config telemetry error auth hub presence broker store cache digest"),
     ("transport", "error session hub telemetry"),
     (
         "http",

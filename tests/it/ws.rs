@@ -7,6 +7,7 @@ use tidings::store::Role;
 
 use crate::support::app::TestApp;
 use crate::support::app::World;
+use crate::support::app::every_way;
 use crate::support::http;
 use crate::support::sse::SseEvent;
 use crate::support::tokens;
@@ -15,18 +16,6 @@ use crate::support::ws::frame;
 use crate::support::ws::handshake;
 
 const SOON: Duration = Duration::from_secs(5);
-
-async fn worlds() -> Vec<(World, TestApp)> {
-    let mut worlds = Vec::new();
-    for takeover in [true, false] {
-        for mut world in [World::embedded().await, World::full().await] {
-            world.config.sse_takeover = takeover;
-            let app = world.start().await;
-            worlds.push((world, app));
-        }
-    }
-    worlds
-}
 
 async fn connect(app: &TestApp, user: &str, query: &str) -> WsClient {
     let protocols = format!("tidings.v1, access_token.{}", tokens::for_user(user));
@@ -44,7 +33,7 @@ fn names(events: &[SseEvent]) -> Vec<&str> {
 /// The first subscribe may bring a cursor; what follows is what an event stream would have been given.
 #[tokio::test]
 async fn a_client_subscribes_resumes_and_unsubscribes() {
-    for (world, app) in worlds().await {
+    for (world, app) in every_way().await {
         world.people(&[("ada", &["a", "b"]), ("eve", &["c"])]).await;
         app.progress("a", 1).await;
         let mut first = connect(&app, "ada", "channels=jobs.a").await;
@@ -85,7 +74,7 @@ async fn a_client_subscribes_resumes_and_unsubscribes() {
 /// b87, b89: what is not understood is answered and changes nothing; a token renews, another user's does not.
 #[tokio::test]
 async fn b87_every_message_is_answered() {
-    for (world, app) in worlds().await {
+    for (world, app) in every_way().await {
         world.people(&[("ada", &["a"]), ("eve", &[])]).await;
         world.document("d1", "ada", &[("eve", Role::Viewer)]).await;
         let mut socket = connect(&app, "ada", "channels=jobs.a,docs.d1").await;
@@ -188,7 +177,7 @@ async fn b80_b81_b85_the_handshake_is_checked() {
 /// b82 to b87: what breaks the framing closes the connection with the code of RFC 6455, and leaves nothing behind.
 #[tokio::test]
 async fn b82_b87_what_breaks_the_rules_is_closed_with_its_code() {
-    for (world, app) in worlds().await {
+    for (world, app) in every_way().await {
         world.people(&[("ada", &["a"])]).await;
         let fragments = [frame(0x01, b"{"), frame(0x00, b" ").repeat(300)].concat();
         for (bytes, code) in [

@@ -10,6 +10,7 @@ use crate::hub::CloseReason;
 use crate::hub::Format;
 use crate::hub::Frame;
 use crate::hub::Wire;
+use crate::transport::sse;
 
 /// First bytes of whole frames (RFC 6455 §5.2).
 const TEXT: u8 = 0x81;
@@ -74,10 +75,10 @@ fn encode(event: &Frame) -> Bytes {
     frame(TEXT, format!("{{\"type\":\"event\",\"event\":\"{name}\",{cursor}\"data\":{data}}}").as_bytes())
 }
 
-/// `end` as on every transport, then the close frame with the code of protocol §5.
+/// `end` as on every transport, unless it is about the connection alone; then the close frame.
 fn end(reason: CloseReason) -> Bytes {
     let mut out = BytesMut::new();
-    if let Some(text) = crate::transport::sse::end_data(reason) {
+    if let Some(text) = sse::end_data(reason).filter(|_| !reason.is_violation()) {
         out.put_slice(&frame(TEXT, format!("{{\"type\":\"event\",\"event\":\"end\",\"data\":{text}}}").as_bytes()));
     }
     let mut payload = code(reason).to_be_bytes().to_vec();

@@ -25,6 +25,7 @@ use crate::session::Opening;
 use crate::session::Output;
 use crate::session::Session;
 use crate::session::Step;
+use crate::session::Transport;
 use crate::transport::plain::END_UNREAD_MAX;
 use crate::transport::plain::STALLED_MAX;
 use crate::transport::plain::Surroundings;
@@ -54,14 +55,14 @@ pub async fn serve(
     heard: Bytes,
     (session, commands): (Session, Arc<dyn Commands>),
     way: Way,
-    around: Surroundings,
+    around: Arc<Surroundings>,
     slot: OwnedSemaphorePermit,
 ) {
     let stop = around.stop.clone();
     let carried = async {
         match way {
             Way::Lane => {
-                let opening = Opening::new(session, "ws");
+                let opening = Opening::new(session, Transport::Ws);
                 let hearing = Hearing::new(Arc::clone(opening.live()), commands, around.tasks.clone());
                 let stream = Stream { opening, hearing, around, _slot: slot };
                 stream.begin(socket, heard).await
@@ -79,7 +80,7 @@ pub async fn serve(
 struct Stream {
     opening: Opening,
     hearing: Hearing,
-    around: Surroundings,
+    around: Arc<Surroundings>,
     /// Its place among the connections of the listener.
     _slot: OwnedSemaphorePermit,
 }
@@ -202,12 +203,12 @@ async fn drive(
     heard: Bytes,
     session: Session,
     commands: Arc<dyn Commands>,
-    around: Surroundings,
+    around: Arc<Surroundings>,
 ) -> io::Result<()> {
     let live = Arc::clone(session.live());
     let mut hearing = Hearing::new(Arc::clone(&live), commands, around.tasks.clone());
     let kill = CancellationToken::new();
-    let mut outputs = pin!(session.into_stream("ws", kill.clone()));
+    let mut outputs = pin!(session.into_stream(Transport::Ws, kill.clone()));
     let mut ping = tokio::time::interval_at(tokio::time::Instant::now() + PING_EVERY, PING_EVERY);
     let (mut unsent, mut buffer) = (BytesMut::new(), vec![0; READ_BYTES]);
     let mut reply = hearing.received(&heard);

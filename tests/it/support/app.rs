@@ -146,6 +146,20 @@ impl World {
     }
 }
 
+/// Without any server, and with Redis and Postgres; each on both ways to the socket: the lane's own and the task's.
+pub async fn every_way() -> Vec<(World, TestApp)> {
+    let mut worlds = Vec::new();
+    for takeover in [true, false] {
+        for mut world in [World::embedded().await, World::full().await] {
+            world.config.sse_takeover = takeover;
+            let app = world.start().await;
+            app.until_announced().await;
+            worlds.push((world, app));
+        }
+    }
+    worlds
+}
+
 /// Settings that suit tests: any port, quick heartbeats, a key.
 pub fn settings() -> Config {
     let mut config = Config::defaults();

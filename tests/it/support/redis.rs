@@ -160,9 +160,11 @@ impl RedisServer {
                 return Some(false);
             }
             let mut client = self.try_client().await.ok()?;
-            let info: String = redis::cmd("INFO").arg("server").query_async(&mut client).await.ok()?;
-            let id = info.lines().find_map(|line| line.strip_prefix("process_id:"))?;
-            (id.trim() == self.process.pid().to_string()).then_some(true)
+            let info: String = redis::cmd("INFO").query_async(&mut client).await.ok()?;
+            let value = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+            // It says who it is also while it still reads its files, and nothing else.
+            let is_ours = value("process_id:") == Some(&self.process.pid().to_string());
+            (is_ours && value("loading:") == Some("0")).then_some(true)
         })
         .await
     }
