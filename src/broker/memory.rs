@@ -21,6 +21,7 @@ use crate::broker::Once;
 use crate::broker::Outputs;
 use crate::broker::TailMessage;
 use crate::broker::nodes::Records;
+use crate::broker::rosters;
 use crate::broker::tickets::MemoryTickets;
 use crate::clock;
 use crate::event::Channel;
@@ -56,6 +57,7 @@ pub struct MemoryBroker {
     inner: Arc<Mutex<Inner>>,
     records: Records,
     tickets: Arc<MemoryTickets>,
+    rosters: Arc<rosters::Shared>,
 }
 
 #[derive(Debug)]
@@ -138,11 +140,16 @@ impl MemoryBroker {
             inner: Arc::new(Mutex::new(inner)),
             records: Records::default(),
             tickets: Arc::default(),
+            rosters: Arc::default(),
         }
     }
 
     pub(super) fn tickets(&self) -> Arc<MemoryTickets> {
         Arc::clone(&self.tickets)
+    }
+
+    pub(super) fn rosters(&self) -> &Arc<rosters::Shared> {
+        &self.rosters
     }
 
     pub(super) fn epoch(&self) -> Epoch {

@@ -11,6 +11,7 @@ mod tickets;
 mod types;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +32,7 @@ pub use rosters::DeviceRecord;
 pub use rosters::Hold;
 pub use rosters::LeaveCause;
 pub use rosters::MemberRecord;
+pub use rosters::MemoryRosters;
 pub use rosters::NODE_LEASE;
 pub use rosters::Outcome;
 pub use rosters::Patch;
@@ -195,6 +197,16 @@ impl Broker {
         match self {
             Self::Memory(broker) => broker.tickets(),
             Self::Redis(broker) => Arc::new(redis::RedisTickets::new(broker.clone())),
+        }
+    }
+
+    /// Who is at which document, for everybody who shares this log. A device that has said nothing for `idle_after` is idle. To be
+    /// asked for once: what was asked for twice hears, and has to be made to listen, apart from one another.
+    #[must_use]
+    pub fn rosters(&self, idle_after: Duration) -> Arc<dyn Rosters> {
+        match self {
+            Self::Memory(broker) => Arc::new(MemoryRosters::of(broker.rosters(), idle_after)),
+            Self::Redis(_) => Arc::new(MemoryRosters::new(idle_after)),
         }
     }
 

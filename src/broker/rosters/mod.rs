@@ -5,6 +5,9 @@
 //! there, or to nobody, and then it has a deadline. A **member** is a person with at least one device. All clocks here are the
 //! store's own: those of the nodes may differ by hours.
 
+mod memory;
+mod turn;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -15,6 +18,9 @@ use tokio::sync::mpsc;
 
 use crate::broker::BrokerError;
 use crate::event::Id;
+pub use memory::MemoryRosters;
+pub(super) use memory::Shared;
+pub(super) use turn::millis;
 
 /// How long a node that says nothing still counts as being there.
 pub const NODE_LEASE: Duration = Duration::from_secs(5);
