@@ -206,7 +206,7 @@ impl Broker {
     pub fn rosters(&self, idle_after: Duration) -> Arc<dyn Rosters> {
         match self {
             Self::Memory(broker) => Arc::new(MemoryRosters::of(broker.rosters(), idle_after)),
-            Self::Redis(_) => Arc::new(MemoryRosters::new(idle_after)),
+            Self::Redis(broker) => Arc::new(redis::RedisRosters::new(broker.clone(), idle_after)),
         }
     }
 

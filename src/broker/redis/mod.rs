@@ -4,8 +4,10 @@
 //! `log` the stream · `log:meta` epoch, count, last trimmed entry · `log:milestones` every so many-th entry · `state:{id}` a
 //! job's state · `stream:{hash}` edits of a stream by its name · `u:{job}:{digest}` an `updateId` · `o:{name}` an append's name ·
 //! `inbox` position in the durable inbox · `inbox:lease` who reads it · `marks` the mark counter ·
-//! `ticket:{hash}` a ticket · `cookies:{user}` the cookies of spent ones.
-//! Channels: `{prefix}:marks`, `{prefix}:ephemeral`, `{prefix}:calls`, `{prefix}:node:{node}`.
+//! `ticket:{hash}` a ticket · `cookies:{user}` the cookies of spent ones ·
+//! `roster:{document}` who is at a document · `rosters:deadlines`, `rosters:nodes`, `rosters:node:{node}`, `rosters:beats` what of
+//! that ends when.
+//! Channels: `{prefix}:marks`, `{prefix}:ephemeral`, `{prefix}:calls`, `{prefix}:node:{node}`, `{prefix}:roster:{document}`.
 
 mod append;
 mod calls;
@@ -13,11 +15,13 @@ mod codec;
 mod inbox;
 mod link;
 mod pack;
+mod pushes;
 mod raw;
 mod reading;
 mod resp;
 #[cfg(test)]
 mod resp_tests;
+mod rosters;
 mod tail;
 mod tickets;
 
@@ -52,6 +56,7 @@ use codec::Reader;
 pub use inbox::InboxReader;
 use link::Link;
 use pack::Packed;
+pub(super) use rosters::RedisRosters;
 pub(super) use tickets::RedisTickets;
 
 /// How often this node trims the log by age, in milliseconds; any node's append may do it.

@@ -3,14 +3,10 @@
 //! One connection is subscribed to the workers' channels and to our own channel of marks; Redis delivers all of them in one
 //! order, the same to every node. So a mark's number and a count since then name a message for the whole cluster.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use redis::AsyncConnectionConfig;
-use redis::ProtocolVersion;
 use redis::PushInfo;
 use redis::PushKind;
 use redis::Value;
@@ -26,15 +22,12 @@ use crate::broker::redis::Shared;
 use crate::broker::redis::codec;
 use crate::broker::redis::link;
 use crate::broker::redis::link::Backoff;
+use crate::broker::redis::pushes::GROUP_MAX;
+use crate::broker::redis::pushes::Pushes;
 
 /// How often a mark is set. A mark that stays away for `MARK_LOST_AFTER` condemns the connection.
 const MARK_EVERY: Duration = Duration::from_millis(500);
 const MARK_LOST_AFTER: Duration = Duration::from_secs(3);
-/// Messages and bytes that may wait between the connection and us; beyond them the connection is given up.
-const WAITING_MAX: usize = 65_536;
-const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Messages that are handed on together.
-const GROUP_MAX: usize = 256;
 
 /// Listens until `stop`.
 pub(super) async fn run(
@@ -62,46 +55,13 @@ pub(super) async fn run(
     }
 }
 
-/// What waits between the connection's task and ours.
-struct Inbox {
-    messages: mpsc::Receiver<PushInfo>,
-    bytes: Arc<AtomicUsize>,
-    /// More came than may wait, and was dropped: names count wrong from here on.
-    lost: Arc<AtomicBool>,
-    connection: MultiplexedConnection,
-}
-
-fn size(push: &PushInfo) -> usize {
-    push.data.iter().map(|value| if let Value::BulkString(bytes) = value { bytes.len() } else { 0 }).sum()
-}
-
-async fn subscribe(shared: &Shared) -> Result<Inbox, redis::RedisError> {
-    let (sender, messages) = mpsc::channel::<PushInfo>(WAITING_MAX);
-    let bytes = Arc::new(AtomicUsize::new(0));
-    let lost = Arc::new(AtomicBool::new(false));
-    let (waiting, overflown) = (Arc::clone(&bytes), Arc::clone(&lost));
-    // The crate drops what this refuses, without a word.
-    let push = move |push: PushInfo| {
-        let full = waiting.fetch_add(size(&push), Ordering::Relaxed) > WAITING_BYTES_MAX;
-        if full || sender.try_send(push).is_err() {
-            overflown.store(true, Ordering::Release);
-            return Err(());
-        }
-        Ok(())
-    };
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(Duration::from_secs(3)))
-        .set_response_timeout(Some(Duration::from_secs(3)))
-        .set_push_sender(push);
-    let info = shared.link.client().get_connection_info().clone();
-    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-    let client = redis::Client::open(info.set_redis_settings(settings))?;
-    let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+async fn subscribe(shared: &Shared) -> Result<Pushes, redis::RedisError> {
+    let mut inbox = Pushes::open(&shared.link, Duration::from_secs(3)).await?;
     let (settings, keys) = (&shared.settings, &shared.keys);
     let (updates, events) = (&settings.job_updates_channel, &settings.channel_events_channel);
     let channels = [updates, events, &keys.marks_channel, &keys.ephemeral_channel];
-    connection.subscribe(&channels[..]).await?;
-    Ok(Inbox { messages, bytes, lost, connection })
+    inbox.connection.subscribe(&channels[..]).await?;
+    Ok(inbox)
 }
 
 /// One subscription's life. Its inputs: what Redis pushes, and the clock that sets marks and misses them.
@@ -130,25 +90,21 @@ async fn listen(
     let mut check = tokio::time::interval(MARK_EVERY);
     let mut pushed = Vec::with_capacity(GROUP_MAX);
     loop {
-        let count = tokio::select! {
+        tokio::select! {
             error = &mut marks => return Err(error),
             _ = check.tick() => {
                 // Nothing waits, Redis takes our marks, and yet none comes: this subscription is dead. After a pause of the
                 // process everything is still waiting here, the marks among it.
-                let silent = heard.elapsed() > MARK_LOST_AFTER && inbox.messages.is_empty();
+                let silent = heard.elapsed() > MARK_LOST_AFTER && inbox.is_empty();
                 if silent && !refused.load(Ordering::Acquire) {
                     return Err(BrokerError::Unavailable(None));
                 }
                 continue;
             }
-            count = inbox.messages.recv_many(&mut pushed, GROUP_MAX) => count,
-        };
-        inbox.bytes.fetch_sub(pushed.iter().map(size).sum(), Ordering::Relaxed);
-        let ended = pushed.iter().any(|push| push.kind == PushKind::Disconnection);
-        if count == 0 || ended || inbox.lost.load(Ordering::Acquire) {
-            return Err(BrokerError::Unavailable(None));
+            // Names count wrong from where one was lost.
+            more = inbox.next(&mut pushed) => more?,
         }
-        let mut group = Vec::with_capacity(count);
+        let mut group = Vec::with_capacity(pushed.len());
         for push in pushed.drain(..) {
             match message(shared, push) {
                 None => {}
