@@ -29,6 +29,7 @@ pub mod hub;
 pub mod ingest;
 pub mod jobs;
 pub mod limits;
+pub mod presence;
 pub mod session;
 pub mod store;
 pub mod telemetry;

@@ -16,6 +16,7 @@ use crate::ingest;
 use crate::ingest::Ingest;
 use crate::ingest::Judged;
 use crate::ingest::Members;
+use crate::presence::Told;
 
 /// Messages that may wait between the parts of the line.
 const WAITING_MAX: usize = 1024;
@@ -80,6 +81,16 @@ async fn pump(
             pass_on(message, &hub, judged.as_ref(), writeback.as_ref()).await;
         }
     }
+}
+
+/// From the rooms to the lanes.
+pub(super) async fn tell(mut moves: mpsc::Receiver<Told>, hub: Hub, stop: CancellationToken) {
+    let told = async {
+        while let Some(Told { channel, moved }) = moves.recv().await {
+            hub.tell(&channel, moved).await;
+        }
+    };
+    stop.run_until_cancelled(told).await;
 }
 
 /// What is ready is passed on together: each message wakes every lane.

@@ -37,7 +37,10 @@ use crate::ingest::Ingest;
 use crate::ingest::Members;
 use crate::jobs::TerminalStatuses;
 use crate::limits::RateLimits;
+use crate::presence::Presence;
+use crate::presence::PresenceSettings;
 use crate::session::LEEWAY_S;
+use crate::session::RoomStates;
 use crate::session::Sessions;
 use crate::store::Store;
 use crate::store::StoreError;
@@ -47,6 +50,8 @@ use crate::telemetry::Metrics;
 const SPARE_CONNECTIONS: usize = 1000;
 /// Announcements of the database that may wait.
 const NOTICES_MAX: usize = 1024;
+/// What rooms have to tell that may wait for the lanes.
+const TOLD_MAX: usize = 1024;
 /// How long tasks may take to end after they were told to.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -129,7 +134,11 @@ impl App {
         let (tasks, stop, stop_listening) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
         let window = Window::new(broker::window_limits(&config), config.log_retention);
         let outbox = OutboxLimits { events_max: config.outbox_events_max, bytes_max: config.outbox_bytes_max };
-        let lane = LaneSettings::new(config.heartbeat_interval, Duration::from_secs(LEEWAY_S), outbox);
+        let (told, moves) = mpsc::channel(TOLD_MAX);
+        let lasts = PresenceSettings { grace: config.presence_grace, timeout: config.presence_timeout };
+        let presence = Presence::new(broker.rosters(config.presence_idle), lasts, told, &metrics, &tasks, &stop);
+        let states = Arc::new(RoomStates(presence.clone()));
+        let lane = LaneSettings::new(config.heartbeat_interval, Duration::from_secs(LEEWAY_S), outbox, states);
         let hub = Hub::start(lanes(&config), &lane, window, &metrics, &tasks, &stop)
             .map_err(|error| StartError::Unavailable(format!("can't start: {error}; raise the limit of open files")))?;
         let seeds = ingest::Seeds::default();
@@ -142,10 +151,11 @@ impl App {
         };
         let members = Members::new(broker.redis().map_or(1, RedisBroker::node));
         line::start(&config, &hub, &ingest, &members, &tasks, &stop);
+        tasks.spawn(line::tell(moves, hub.clone(), stop.clone()));
         let users = Arc::new(Directory::new(store.clone(), &config));
         let authorizer = Arc::new(Authorizer::new(store.clone(), Arc::clone(&users), &config, &metrics));
         let authenticator = Authenticator::new(verifier, users, broker.tickets(), &config, &metrics);
-        let sessions = Arc::new(Sessions::new(hub, broker, store, authorizer, terminal, &config, &metrics));
+        let sessions = Arc::new(Sessions::new((hub, broker, store), authorizer, presence, terminal, &config, &metrics));
         let limits = RateLimits::new(&config);
         let shared = Arc::new(http::Shared {
             sessions,
@@ -241,6 +251,7 @@ fn maintain(shared: &AppState, tasks: &TaskTracker, stop: &CancellationToken) {
             ingest::run_outside(ingest, rows),
             sessions.broker.hear_nodes(nodes),
             sessions.answer_nodes(calls),
+            sessions.presence.run(),
         )
     };
     tasks.spawn(async move { Box::pin(stop.run_until_cancelled(all)).await });

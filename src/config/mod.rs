@@ -77,6 +77,12 @@ pub struct Config {
     pub grant_max_age: Duration,
     #[serde(rename = "grant_stale_max_ms", deserialize_with = "millis")]
     pub grant_stale_max: Duration,
+    #[serde(rename = "presence_grace_ms", deserialize_with = "millis")]
+    pub presence_grace: Duration,
+    #[serde(rename = "presence_timeout_ms", deserialize_with = "millis")]
+    pub presence_timeout: Duration,
+    #[serde(rename = "presence_idle_ms", deserialize_with = "millis")]
+    pub presence_idle: Duration,
     pub terminal_statuses: BTreeSet<String>,
     pub job_writeback: bool,
     #[serde(rename = "log_retention_ms", deserialize_with = "millis")]

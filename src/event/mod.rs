@@ -58,6 +58,17 @@ pub struct Event {
     pub accepted_us: u64,
 }
 
+/// An event of a channel that has a state instead of a log: who is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moved {
+    /// What happened.
+    pub event: Event,
+    /// Its place among the events of its channel on this node. A state says which number it includes.
+    pub number: u64,
+    /// The number of the stream that caused it, which is not told of it.
+    pub by: Option<u64>,
+}
+
 /// The name of one raw `PUBLISH`, the same on every node that heard it.
 ///
 /// Nodes put numbered marks into the same Redis connection order in which the updates travel, so

@@ -35,6 +35,15 @@ impl EventName {
     /// `notification`
     pub const NOTIFICATION: Self = Self(Cow::Borrowed("notification"));
 
+    /// `presence:state`
+    pub const PRESENCE_STATE: Self = Self(Cow::Borrowed("presence:state"));
+    /// `presence:user-joined`
+    pub const PRESENCE_JOINED: Self = Self(Cow::Borrowed("presence:user-joined"));
+    /// `presence:user-left`
+    pub const PRESENCE_LEFT: Self = Self(Cow::Borrowed("presence:user-left"));
+    /// `presence:update`
+    pub const PRESENCE_UPDATE: Self = Self(Cow::Borrowed("presence:update"));
+
     /// A name of the protocol itself, such as `connected`.
     #[must_use]
     pub const fn of_protocol(name: &'static str) -> Self {

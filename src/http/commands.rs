@@ -11,11 +11,13 @@ use serde_json::value::RawValue;
 use crate::auth::Caller;
 use crate::clock;
 use crate::error::ApiError;
+use crate::event::Id;
 use crate::http::AppState;
 use crate::http::caller::within_rate;
 use crate::http::ingest;
 use crate::hub::CloseReason;
 use crate::hub::Frame;
+use crate::presence::Saying;
 use crate::session::Answer;
 use crate::session::Live;
 use crate::session::Resume;
@@ -42,9 +44,13 @@ struct Wire<'a> {
     kind: String,
     id: Option<u64>,
     channels: Vec<String>,
-    cursor: Option<String>,
+    /// A position, or that of a pointer.
+    #[serde(borrow)]
+    cursor: Option<&'a RawValue>,
     token: Option<String>,
     channel: Option<String>,
+    #[serde(rename = "documentId")]
+    document: Option<String>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
 }
@@ -81,6 +87,13 @@ impl Commander {
         let caller = Caller::User(live.principal());
         let parsed = serde_json::from_str::<Wire<'_>>(text).ok().filter(|_| text.trim_start().starts_with('{'));
         let id = parsed.as_ref().and_then(|wire| wire.id);
+        if let Some(wire) = parsed.as_ref().filter(|wire| wire.kind == "presence") {
+            // It has no budget: whatever comes within a tick is one.
+            if let Err(error) = self.presence(live, wire, text) {
+                self.shared.sessions.tell(live, ws::error(id, &error)).await;
+            }
+            return;
+        }
         let result = match within_rate(&self.shared, &caller, 1) {
             Ok(()) => {
                 self.refused.store(0, Ordering::Relaxed);
@@ -130,7 +143,8 @@ impl Commander {
             return Err(ApiError::invalid("channels"));
         }
         let subscribe = requested(wire.channels.iter().map(String::as_str), &live.principal());
-        let resume = Resume::parse(wire.cursor.as_deref());
+        let cursor = wire.cursor.map(|cursor| serde_json::from_str::<String>(cursor.get())).transpose();
+        let resume = Resume::parse(cursor.map_err(|_| ApiError::invalid("cursor"))?.as_deref());
         self.edit(live, Wish { subscribe, unsubscribe: Vec::new(), principal: None, resume }, wire.id).await
     }
 
@@ -150,6 +164,17 @@ impl Commander {
         let principal = Some(verified.map_err(|failure| failure.to_api_error())?);
         let wish = Wish { subscribe: Vec::new(), unsubscribe: Vec::new(), principal, resume: Resume::Fresh };
         self.edit(live, wish, wire.id).await
+    }
+
+    /// Where somebody is. Not answered: there are dozens in a second.
+    fn presence(&self, live: &Arc<Live>, wire: &Wire<'_>, text: &str) -> Result<(), ApiError> {
+        let document = wire.document.as_deref().and_then(|id| Id::parse(id).ok());
+        let document = document.ok_or(ApiError::invalid("documentId"))?;
+        let saying: Saying<'_> = serde_json::from_str(text).map_err(|_| ApiError::invalid("message"))?;
+        let patch = saying.patch().map_err(ApiError::invalid)?;
+        // Whoever is there may be: a stream that may not any more has left.
+        let there = self.shared.sessions.presence.say(&document, live.number(), patch);
+        if there { Ok(()) } else { Err(ApiError::not_found()) }
     }
 
     /// The message is a publication as it stands; its other members are ignored there.

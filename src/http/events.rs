@@ -214,11 +214,13 @@ async fn open_query(shared: &AppState, query: Query, principal: Principal, terms
         Some("done") => true,
         Some(_) => return Err(ApiError::invalid("until")),
     };
-    if !matches!(query.observe.as_deref(), None | Some("0" | "1")) {
-        return Err(ApiError::invalid("observe"));
-    }
+    let observes = match query.observe.as_deref() {
+        None | Some("0") => false,
+        Some("1") => true,
+        Some(_) => return Err(ApiError::invalid("observe")),
+    };
     let session = query.session.map(session_name).transpose()?;
-    let request = Request { principal, channels, resume, until_done, session, may_be_empty, polls, told };
+    let request = Request { principal, channels, resume, until_done, session, may_be_empty, polls, observes, told };
     shared.sessions.open(request).await
 }
 

@@ -10,6 +10,7 @@ mod listener;
 mod observe;
 mod openapi;
 mod poll;
+mod presence;
 mod streams;
 mod takeover;
 mod tickets;
@@ -88,6 +89,7 @@ pub fn router(shared: &AppState, extra: Router<AppState>) -> Router {
         .route("/v1/poll", get(poll::poll))
         .route("/v1/ws", get(ws::open))
         .route("/v1/streams/{id}", patch(streams::patch))
+        .route("/v1/presence/{id}", get(presence::list).post(presence::say).delete(presence::leave))
         .route("/v1/jobs/{id}", get(events::job))
         .route("/v1/jobs/{id}/updates", post(ingest::job_update))
         .route("/v1/publish", post(ingest::publish))

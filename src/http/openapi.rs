@@ -16,6 +16,7 @@ use crate::http::events;
 use crate::http::health;
 use crate::http::ingest;
 use crate::http::poll;
+use crate::http::presence;
 use crate::http::streams;
 use crate::http::tickets;
 use crate::http::ws;
@@ -24,11 +25,11 @@ use crate::http::ws;
 #[openapi(
     info(title = "Tidings", description = "Workers publish; every browser that may know it knows it a moment later."),
     paths(
-        events::open, ws::open, poll::poll, streams::patch, events::job, ingest::job_update, ingest::publish, ingest::publish_batch, tickets::issue,
+        events::open, ws::open, poll::poll, streams::patch, presence::list, presence::say, presence::leave, events::job, ingest::job_update, ingest::publish, ingest::publish_batch, tickets::issue,
         health::health, health::live,
         health::ready, health::info, document,
     ),
-    components(schemas(ingest::Receipt, tickets::Issued, ingest::JobUpdateBody, ingest::PublicationBody, answer::ErrorBody)),
+    components(schemas(ingest::Receipt, tickets::Issued, ingest::JobUpdateBody, ingest::PublicationBody, presence::PresenceBody, answer::ErrorBody)),
     modifiers(&Credentials),
 )]
 struct Api;

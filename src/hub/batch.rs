@@ -38,6 +38,8 @@ struct Run {
     frames: SmallVec<[u32; 4]>,
     subscribers: usize,
     bytes: usize,
+    /// Not everybody who listens is shown everything of it.
+    selective: bool,
     /// For the format in which it was asked for last.
     joined: Option<(Format, Bytes)>,
 }
@@ -53,8 +55,9 @@ pub(super) struct Share<'a> {
     frames: &'a [Frame],
     runs: &'a mut [Run],
     due: &'a [Due],
-    /// Of several runs: which frames, in log order.
+    /// Of several runs, or where something is left out: which frames, in order.
     merged: &'a mut Vec<u32>,
+    left_out: bool,
 }
 
 fn number(index: usize) -> u32 {
@@ -73,6 +76,7 @@ impl Batch {
         if let Some(run) = self.runs.get_mut(run as usize) {
             run.frames.push(number(self.frames.len()));
             run.bytes += frame.weight();
+            run.selective |= frame.place().is_some();
             // What a socket does not take at once must have room in its outbox.
             self.full |= run.frames.len() >= limits.events_max || run.bytes * 2 >= limits.bytes_max;
         }
@@ -104,7 +108,8 @@ impl Batch {
         let mut merged = Vec::new();
         for due in self.due.chunk_by(|one, other| one.slot == other.slot) {
             let Some(first) = due.first() else { continue };
-            let share = &mut Share { frames: &self.frames, runs: &mut self.runs, due, merged: &mut merged };
+            let share =
+                &mut Share { frames: &self.frames, runs: &mut self.runs, due, merged: &mut merged, left_out: false };
             share.merge();
             deliver(first.slot, share);
         }
@@ -138,9 +143,29 @@ impl Share<'_> {
 
     fn numbers(&self) -> &[u32] {
         match self.due {
-            [only] => self.runs.get(only.run as usize).map_or(&[], |run| &run.frames),
+            [only] if !self.left_out => self.runs.get(only.run as usize).map_or(&[], |run| &run.frames),
             _ => self.merged,
         }
+    }
+
+    /// Leaves out what this connection is not shown.
+    pub(super) fn select(&mut self, mut shows: impl FnMut(&Frame) -> bool) {
+        let selective = |due: &Due| self.runs.get(due.run as usize).is_some_and(|run| run.selective);
+        if !self.due.iter().any(selective) {
+            return;
+        }
+        let all = self.numbers().len();
+        let shown = |at: &u32| self.frames.get(*at as usize).is_some_and(&mut shows);
+        let kept: SmallVec<[u32; 64]> = self.numbers().iter().copied().filter(shown).collect();
+        if kept.len() < all {
+            self.left_out = true;
+            self.merged.clear();
+            self.merged.extend(kept);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.numbers().is_empty()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Frame> {
@@ -153,6 +178,9 @@ impl Share<'_> {
             return self.frames.get(*only as usize).map(|frame| wire.bytes(frame)).unwrap_or_default();
         }
         let [only] = self.due else { return self.join(wire) };
+        if self.left_out {
+            return self.join(wire);
+        }
         let known = self.runs.get(only.run as usize).and_then(|run| run.joined.as_ref());
         if let Some((_, joined)) = known.filter(|(format, _)| *format == wire.format) {
             return joined.clone();

@@ -24,6 +24,8 @@ pub(super) struct Connection<P: Port> {
     pub(super) holder: Arc<dyn Holder>,
     /// The last edit that is done.
     pub(super) edition: u32,
+    /// Others see whether it is there.
+    pub(super) lively: bool,
     /// It was told that its credential ends soon.
     pub(super) warned: bool,
     /// When its credential ends, leeway included: seconds since the Unix epoch.

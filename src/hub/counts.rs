@@ -60,6 +60,11 @@ impl Counts {
         }
     }
 
+    /// States that were given again to streams that had lagged.
+    pub(super) fn restated(&self, states: usize) {
+        self.metrics.conflated.with_label_values(&[Kind::Presence.as_str()]).inc_by(states as u64);
+    }
+
     pub(super) fn subscribed(&self, channels: usize) {
         self.metrics.subscriptions.add(i64::try_from(channels).unwrap_or(0));
     }

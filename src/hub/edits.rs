@@ -16,8 +16,10 @@ use crate::hub::Join;
 use crate::hub::Refused;
 use crate::hub::connection::Outlet;
 use crate::hub::lane::Lane;
+use crate::hub::message::LIVELY_TIMEOUT;
 use crate::hub::wire::Key;
 use crate::hub::wire::Port;
+use crate::hub::wire::Socket as _;
 
 impl<P: Port> Lane<P> {
     pub(super) fn edit(&mut self, id: ConnectionId, edit: Edit) {
@@ -53,6 +55,7 @@ impl<P: Port> Lane<P> {
         if channels.is_empty() {
             return;
         }
+        self.rooms.forget(key, Some(channels));
         let left = channels.iter().filter(|channel| self.registry.drop_one(key.slot, channel)).count();
         self.counts.unsubscribed(left);
         let Some(connection) = self.registry.get(key) else { return };
@@ -67,7 +70,7 @@ impl<P: Port> Lane<P> {
 
     /// First that they are there, then their states as of now: what follows is newer.
     fn join_channels(&mut self, key: Key, joins: Vec<Join>, frames: &mut Vec<Frame>) {
-        let mut states = Vec::new();
+        let (mut states, mut watched) = (Vec::new(), Vec::new());
         for Join { grant, said, state } in joins {
             let channel = grant.channel();
             if !self.registry.add(key.slot, channel) {
@@ -84,8 +87,21 @@ impl<P: Port> Lane<P> {
                 pending.insert(channel.clone());
             }
             states.extend(state.as_ref().map(Frame::snapshot));
+            watched.push(grant.channel().clone());
+        }
+        states.extend(self.states(key, watched.iter()));
+        if Self::is_lively(watched.iter()) {
+            self.enliven(key);
         }
         frames.append(&mut states);
+    }
+
+    fn enliven(&mut self, key: Key) {
+        let Some(connection) = self.registry.get(key) else { return };
+        connection.lively = true;
+        if let Outlet::Socket(writer, _) = &mut connection.outlet {
+            writer.socket.give_up_after(LIVELY_TIMEOUT);
+        }
     }
 
     /// A job's state in the window, which is newer than any that was asked for.

@@ -12,6 +12,7 @@ use crate::event::Delivery;
 use crate::event::Event;
 use crate::event::EventName;
 use crate::event::Kind;
+use crate::event::Moved;
 
 /// A wire format in which a frame can be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,8 @@ struct Parts {
     delivery: Delivery,
     channel: Option<Channel>,
     accepted_us: u64,
+    /// Of an event that has a place in its channel's life instead of the log: which, and the stream that caused it.
+    place: Option<(u64, Option<u64>)>,
     sse: OnceLock<Bytes>,
     chunk: OnceLock<Bytes>,
     websocket: OnceLock<Bytes>,
@@ -55,6 +58,7 @@ impl Frame {
             delivery: Delivery::Durable,
             channel: None,
             accepted_us: 0,
+            place: None,
             sse: OnceLock::new(),
             chunk: OnceLock::new(),
             websocket: OnceLock::new(),
@@ -91,6 +95,16 @@ impl Frame {
         Self::of(event, Arc::clone(&event.data), cursor, event.accepted_us)
     }
 
+    /// The frame of an event of a channel that has a state instead of a log.
+    #[must_use]
+    pub fn moved(moved: &Moved) -> Self {
+        let mut frame = Self::event(&moved.event, None);
+        if let Some(parts) = Arc::get_mut(&mut frame.0) {
+            parts.place = Some((moved.number, moved.by));
+        }
+        frame
+    }
+
     /// The frame of an event of the past: it is not late, so it says nothing about latency.
     #[must_use]
     pub fn replayed(event: &Event, cursor: Cursor) -> Self {
@@ -114,6 +128,7 @@ impl Frame {
             delivery: event.delivery,
             channel: Some(event.channel.clone()),
             accepted_us,
+            place: None,
             sse: OnceLock::new(),
             chunk: OnceLock::new(),
             websocket: OnceLock::new(),
@@ -142,6 +157,12 @@ impl Frame {
     #[must_use]
     pub fn delivery(&self) -> Delivery {
         self.0.delivery
+    }
+
+    /// Its number among the events of its channel, where that has a state instead of a log, and the stream that caused it.
+    #[must_use]
+    pub fn place(&self) -> Option<(u64, Option<u64>)> {
+        self.0.place
     }
 
     /// The channel, unless the frame is about the stream itself.

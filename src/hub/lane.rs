@@ -25,13 +25,16 @@ use crate::hub::batch::Batch;
 use crate::hub::connection::Connection;
 use crate::hub::connection::Outlet;
 use crate::hub::counts::Counts;
+use crate::hub::message::LIVELY_TIMEOUT;
 use crate::hub::message::LaneMessage;
 use crate::hub::registry::Registry;
+use crate::hub::rooms::Rooms;
 use crate::hub::timers::Timers;
 use crate::hub::wire::Key;
 use crate::hub::wire::Port;
 use crate::hub::wire::Refused;
 use crate::hub::wire::Seat;
+use crate::hub::wire::Socket as _;
 use crate::hub::writer::Writer;
 use crate::hub::writer::Wrote;
 use crate::telemetry::Metrics;
@@ -48,7 +51,8 @@ pub(super) struct Lane<P: Port> {
     pub(super) head: Cursor,
     pub(super) registry: Registry<Connection<P>>,
     pub(super) by_id: HashMap<ConnectionId, Key>,
-    batch: Batch,
+    pub(super) batch: Batch,
+    pub(super) rooms: Rooms,
     /// Whose end the present batch brings.
     over: Vec<(Key, CloseReason)>,
     pub(super) timers: Timers,
@@ -65,7 +69,7 @@ pub(super) struct Lane<P: Port> {
 impl<P: Port> Lane<P> {
     pub(super) fn new(settings: LaneSettings, window: Window, metrics: &Metrics, port: P) -> Self {
         Self {
-            timers: Timers::new(settings.heartbeat, settings.ping),
+            timers: Timers::new(&settings),
             settings,
             window,
             counts: Counts::new(metrics),
@@ -75,6 +79,7 @@ impl<P: Port> Lane<P> {
             registry: Registry::default(),
             by_id: HashMap::new(),
             batch: Batch::default(),
+            rooms: Rooms::default(),
             over: Vec::new(),
             until_done: 0,
             leaving: false,
@@ -88,6 +93,7 @@ impl<P: Port> Lane<P> {
         match message {
             LaneMessage::Entries(entries) => return entries.iter().for_each(|entry| self.dispatch(entry)),
             LaneMessage::Ephemeral(event) => return self.collect(&event, None),
+            LaneMessage::Told(channel, moved) => return self.told(&channel, &moved),
             _ => self.flush(), // what is under way must reach those for whom it was collected
         }
         match message {
@@ -101,7 +107,7 @@ impl<P: Port> Lane<P> {
             LaneMessage::Leave(id) => self.leave(id),
             LaneMessage::Cut(id) => self.end_of(id, CloseReason::Cut),
             LaneMessage::Drain(within) => self.plan_drain(within),
-            LaneMessage::Entries(_) | LaneMessage::Ephemeral(_) => {}
+            LaneMessage::Entries(_) | LaneMessage::Ephemeral(_) | LaneMessage::Told(..) => {}
         }
     }
 
@@ -144,7 +150,13 @@ impl<P: Port> Lane<P> {
         let mut batch = std::mem::take(&mut self.batch);
         let limits = self.settings.outbox;
         batch.for_each(|slot, frames| {
+            let Some(key) = self.registry.key(slot) else { return };
             let Some(connection) = self.registry.at(slot) else { return };
+            let (id, lags) = (connection.id, connection.lags(limits));
+            frames.select(|frame| self.rooms.shows(frame, key, id, lags));
+            if frames.is_empty() {
+                return;
+            }
             let pushes = match &mut connection.outlet {
                 Outlet::Socket(writer, _) => {
                     let bytes = frames.bytes(writer.wire);
@@ -153,7 +165,11 @@ impl<P: Port> Lane<P> {
                 Outlet::Queue { outbox, .. } => outbox.push_all(frames.iter()),
             };
             self.counts.pushes(&pushes);
-            if let (Some(reason), Some(key)) = (pushes.end, self.registry.key(slot)) {
+            if pushes.dropped > 0 {
+                let moves = frames.iter().filter(|frame| frame.place().is_some()).filter_map(Frame::channel);
+                moves.for_each(|channel| self.rooms.missed(key, channel));
+            }
+            if let Some(reason) = pushes.end {
                 self.over.push((key, reason));
             }
         });
@@ -186,6 +202,9 @@ impl<P: Port> Lane<P> {
     /// Subscribes, and sends what is missing, in the same turn: no event can come between.
     fn register(&mut self, register: Register<P::Handle>, mut frames: Vec<Frame>, until_done: Pending) {
         let key = self.registry.next_key();
+        let channels: Vec<Channel> = register.grants.iter().map(|grant| grant.channel().clone()).collect();
+        let lively = Self::is_lively(channels.iter());
+        frames.extend(self.states(key, channels.iter()));
         frames.push(Frame::moment("ready", self.head));
         let (mut begun, mut listens) = (Wrote::All, false);
         let outlet = match register.seat {
@@ -194,10 +213,13 @@ impl<P: Port> Lane<P> {
                     outbox.push_all(frames.iter());
                     Outlet::Queue { outbox, kill }
                 }
-                Err(_) => return, // the reader is gone by now
+                Err(_) => return self.rooms.forget(key, None), // the reader is gone by now
             },
             Seat::Socket { handle, unsent, wire, mut keeper } => match self.port.adopt(handle, key) {
-                Ok(socket) => {
+                Ok(mut socket) => {
+                    if lively {
+                        socket.give_up_after(LIVELY_TIMEOUT);
+                    }
                     keeper.seated();
                     listens = keeper.listens();
                     let mut writer = Writer::new(socket, wire);
@@ -206,7 +228,7 @@ impl<P: Port> Lane<P> {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a socket can't be watched");
-                    return; // it is closed by this, and the client comes back
+                    return self.rooms.forget(key, None); // it is closed by this, and the client comes back
                 }
             },
         };
@@ -219,10 +241,10 @@ impl<P: Port> Lane<P> {
             ending: None,
             holder: register.holder,
             edition: register.edition,
+            lively,
             warned: false,
             expires_at: 0,
         };
-        let channels: Vec<Channel> = register.grants.iter().map(|grant| grant.channel().clone()).collect();
         self.registry.insert(connection, &channels);
         self.by_id.insert(register.id, key);
         self.counts.subscribed(channels.len());
@@ -365,6 +387,7 @@ impl<P: Port> Lane<P> {
 
     pub(super) fn forget(&mut self, key: Key) -> Option<Connection<P>> {
         self.registry.get(key)?;
+        self.rooms.forget(key, None);
         self.counts.unsubscribed(self.registry.unsubscribe(key.slot));
         let connection = self.registry.remove(key.slot)?;
         if connection.ending.is_none() {

@@ -14,14 +14,20 @@ use crate::event::Entry;
 use crate::event::Event;
 use crate::event::Id;
 use crate::event::LogId;
+use crate::event::Moved;
 use crate::hub::CloseReason;
 use crate::hub::Frame;
 use crate::hub::OutboxLimits;
 use crate::hub::wire::Holder;
 use crate::hub::wire::Seat;
+use crate::hub::wire::States;
 
 /// How often a peer that can answer is asked whether it is there.
 const PING: Duration = Duration::from_secs(25);
+/// The same, and the longest silence, for streams of people whom others see: that they are gone is to be seen as well.
+const LIVELY: Duration = Duration::from_secs(3);
+/// How long the peer of such a stream may acknowledge nothing.
+pub(super) const LIVELY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long before its own end a credential's stream is told.
 const EXPIRY_NOTICE: Duration = Duration::from_secs(60);
 
@@ -36,19 +42,24 @@ pub struct LaneSettings {
     pub heartbeat: Duration,
     /// How often a peer that can answer is asked whether it is there.
     pub ping: Duration,
+    /// The same, and the longest silence, for streams of people whom others see.
+    pub lively: Duration,
     /// How long before the end of its credential, leeway included, a stream is told.
     pub expiry_notice: Duration,
     /// For how long a credential is honoured beyond its own end.
     pub leeway: Duration,
     /// Bounds of what waits for one stream.
     pub outbox: OutboxLimits,
+    /// Who knows the states of channels that have one instead of a log.
+    pub states: Arc<dyn States>,
 }
 
 impl LaneSettings {
-    /// With this silence at most, this leeway of credentials, and these bounds of what waits.
+    /// With this silence at most, this leeway of credentials, these bounds of what waits, and those who know states.
     #[must_use]
-    pub fn new(heartbeat: Duration, leeway: Duration, outbox: OutboxLimits) -> Self {
-        Self { heartbeat, ping: PING, expiry_notice: EXPIRY_NOTICE + leeway, leeway, outbox }
+    pub fn new(heartbeat: Duration, leeway: Duration, outbox: OutboxLimits, states: Arc<dyn States>) -> Self {
+        let (ping, lively) = (PING, LIVELY);
+        Self { heartbeat, ping, lively, expiry_notice: EXPIRY_NOTICE + leeway, leeway, outbox, states }
     }
 }
 
@@ -116,6 +127,7 @@ pub(super) enum LaneMessage<H = TcpStream> {
     Opened { generation: u64, head: Cursor },
     Entries(Arc<[Arc<Entry>]>),
     Ephemeral(Event),
+    Told(Channel, Arc<[Moved]>),
     Register(Box<Register<H>>),
     Edit(ConnectionId, Box<Edit>),
     Find(Arc<[Channel]>, oneshot::Sender<Found>),

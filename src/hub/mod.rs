@@ -14,6 +14,7 @@ mod message;
 mod outbox;
 mod poller;
 mod registry;
+mod rooms;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -49,6 +50,7 @@ pub use wire::Keeper;
 pub use wire::Refused;
 pub use wire::Reply;
 pub use wire::Seat;
+pub use wire::States;
 pub use wire::Wire;
 
 use crate::event::Channel;
@@ -57,6 +59,7 @@ use crate::event::Epoch;
 use crate::event::Event;
 use crate::event::Fingerprint;
 use crate::event::LogId;
+use crate::event::Moved;
 use crate::telemetry::Metrics;
 use lane::Lane;
 use message::LaneMessage;
@@ -177,6 +180,12 @@ impl Hub {
         let (entries, bytes) = self.window.size();
         self.metrics.window_entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
         self.metrics.window_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// Tells everybody who watches a channel that has a state what has happened there, in this order.
+    pub async fn tell(&self, channel: &Channel, moved: Vec<Moved>) {
+        let moved: Arc<[Moved]> = moved.into();
+        self.to_all(|| LaneMessage::Told(channel.clone(), Arc::clone(&moved))).await;
     }
 
     /// Lets a stream go live that has caught up to `register.from`. Its seat hears whether it did.

@@ -155,6 +155,11 @@ impl Outbox {
         self.queue.lock().purge(channels);
     }
 
+    /// Whether so much waits that what moves is better left out.
+    pub(super) fn lags(&self) -> bool {
+        self.queue.lock().lags(self.limits)
+    }
+
     /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -239,7 +244,9 @@ impl Queue {
             return Pushed::Closed;
         }
         let mut conflated = 0;
-        if frame.delivery() != Delivery::Durable && self.lags(limits) {
+        // One that says only what has changed does not stand for the one before it.
+        let replaces = frame.delivery() != Delivery::Durable && frame.place().is_none();
+        if replaces && self.lags(limits) {
             conflated += usize::from(self.remove_same(&frame));
         }
         if !self.fits(&frame, limits) {
@@ -263,7 +270,7 @@ impl Queue {
         self.bytes = self.frames.iter().map(Frame::weight).sum();
     }
 
-    fn lags(&self, limits: OutboxLimits) -> bool {
+    pub(super) fn lags(&self, limits: OutboxLimits) -> bool {
         self.frames.len() * 4 >= limits.events_max || self.bytes * 4 >= limits.bytes_max
     }
 

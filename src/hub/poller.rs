@@ -99,6 +99,12 @@ impl Socket for mio::net::TcpStream {
         // An error means that the peer is gone, which the poller says as well.
         drop(self.shutdown(std::net::Shutdown::Write));
     }
+
+    fn give_up_after(&mut self, silence: Duration) {
+        if let Err(error) = socket2::SockRef::from(&*self).set_tcp_user_timeout(Some(silence)) {
+            tracing::debug!(%error, "a silent peer will be noticed late");
+        }
+    }
 }
 
 fn token(key: Key) -> Token {

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use crate::clock;
 use crate::hub::CloseReason;
 use crate::hub::Frame;
+use crate::hub::LaneSettings;
 use crate::hub::connection::Outlet;
 use crate::hub::lane::Lane;
 use crate::hub::wire::Key;
@@ -25,6 +26,7 @@ pub(super) struct Timers {
     ticks: u32,
     ticks_per_beat: u32,
     ticks_per_ping: u32,
+    ticks_lively: u32,
     /// Second at which credentials end. A stream that leaves stays here until the next sweep: finding it would cost more.
     expiries: BTreeMap<u64, Vec<Key>>,
     stale: usize,
@@ -34,13 +36,15 @@ pub(super) struct Timers {
 }
 
 impl Timers {
-    pub(super) fn new(heartbeat: Duration, ping: Duration) -> Self {
+    pub(super) fn new(settings: &LaneSettings) -> Self {
         let ticks = |every: Duration| u32::try_from(every.as_millis() / TICK.as_millis()).unwrap_or(u32::MAX).max(1);
-        let (ticks_per_beat, ticks_per_ping) = (ticks(heartbeat), ticks(ping));
+        let (ticks_per_beat, ticks_per_ping) = (ticks(settings.heartbeat), ticks(settings.ping));
+        let ticks_lively = ticks(settings.lively);
         Self {
             ticks: 0,
             ticks_per_beat,
             ticks_per_ping,
+            ticks_lively,
             expiries: BTreeMap::new(),
             stale: 0,
             ending: Vec::new(),
@@ -85,6 +89,7 @@ impl<P: Port> Lane<P> {
         self.cut_unread();
         self.drain_due();
         self.heartbeat();
+        self.restate();
         self.shrink();
     }
 
@@ -160,10 +165,12 @@ impl<P: Port> Lane<P> {
 
     /// Spread over the interval, so that many streams don't all beat in one tick.
     fn heartbeat(&mut self) {
-        let (ticks, every, ping_every) = (self.timers.ticks, self.timers.ticks_per_beat, self.timers.ticks_per_ping);
+        let Timers { ticks, ticks_per_beat, ticks_per_ping, ticks_lively, .. } = self.timers;
         let (mut due, mut asked) = (Vec::new(), Vec::new());
         let mut gone = Vec::new();
         for (key, connection) in self.registry.iter() {
+            let often = if connection.lively { ticks_lively } else { u32::MAX };
+            let (every, ping_every) = (ticks_per_beat.min(often), ticks_per_ping.min(often));
             let is_asked = key.slot % ping_every == ticks % ping_every && connection.ending.is_none();
             if is_asked && matches!(&connection.outlet, Outlet::Socket(_, Some(keeper)) if keeper.listens()) {
                 asked.push(key);

@@ -4,12 +4,15 @@ use std::fmt;
 use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use crate::event::Channel;
 use crate::event::Cursor;
+use crate::event::Event;
 use crate::event::Id;
 use crate::hub::CloseReason;
 use crate::hub::Format;
@@ -81,6 +84,19 @@ pub trait Holder: Send + Sync + fmt::Debug {
     fn applied(&self, edition: u32);
 }
 
+/// Knows the states of channels that have one instead of a log. Asked on the lane's thread: must not block.
+pub trait States: Send + Sync + fmt::Debug {
+    /// The state as of now, and the number of the last event (`Moved`) that is part of it; nothing, where there is none.
+    fn state(&self, channel: &Channel) -> Option<(Event, u64)>;
+}
+
+/// There are no such channels.
+impl States for () {
+    fn state(&self, _channel: &Channel) -> Option<(Event, u64)> {
+        None
+    }
+}
+
 /// Why a lane does not carry a stream, or not any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
@@ -140,6 +156,9 @@ pub(super) trait Socket {
 
     /// Says that nothing follows; what was written is still delivered.
     fn finish(&mut self);
+
+    /// From now on a peer that acknowledges nothing for so long is gone.
+    fn give_up_after(&mut self, _silence: Duration) {}
 }
 
 /// Where a lane's sockets are watched.
@@ -157,7 +176,7 @@ pub(super) trait Port {
 }
 
 /// A connection within its lane. The generation tells it from others that had the same slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) slot: u32,
     pub(super) generation: u32,

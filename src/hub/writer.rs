@@ -61,6 +61,11 @@ impl<S: Socket> Writer<S> {
         self.waiting.is_some()
     }
 
+    /// Whether so much waits that what moves is better left out.
+    pub(super) fn lags(&self, limits: OutboxLimits) -> bool {
+        self.waiting.as_ref().is_some_and(|waiting| waiting.queue.lags(limits))
+    }
+
     /// Sends frames, of which `bytes` are the encoded ones joined.
     pub(super) fn send<'a>(
         &mut self,

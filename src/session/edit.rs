@@ -19,6 +19,7 @@ use crate::hub;
 use crate::hub::ConnectionId;
 use crate::hub::Frame;
 use crate::hub::Join;
+use crate::presence::Parting;
 use crate::session::Answer;
 use crate::session::Denied;
 use crate::session::LEEWAY_S;
@@ -168,15 +169,28 @@ impl Sessions {
         // What is carried already stays as it is.
         join.retain(|(grant, _)| !carried.contains(grant.channel()) || leave.contains(grant.channel()));
         let joining: Vec<&Channel> = join.iter().map(|(grant, _)| grant.channel()).collect();
-        self.remember(live, &joining, &leave).await?;
+        let visited = joining.iter().copied().cloned().collect::<Vec<_>>();
+        let prepared = async {
+            self.visit(live, visited.iter()).await?;
+            self.remember(live, &joining, &leave).await
+        };
+        if let Err(error) = prepared.await {
+            self.part(live, visited.iter(), Parting::Unsubscribed);
+            return Err(error);
+        }
         let states = if begin.is_some() { Vec::new() } else { self.states_to_join(&join).await? };
         let mut say: Vec<Said> = first(&edited).map(Said::Frame).into_iter().collect();
         say.extend(leave.iter().map(|channel| unsubscribed(channel, "request")));
         let renewed = wish.principal.is_some();
         say.extend(join.iter().map(|(grant, alias)| Said::Subscribed(subscribed(grant.channel(), *alias, verdict))));
         let join = join.into_iter().map(|(grant, _)| grant).collect();
+        let left = leave.clone();
         let alteration = Alteration { principal: wish.principal, join, leave, say, begin, end: None };
         self.alter(live, alteration, states).await;
+        self.part(live, left.iter(), Parting::Unsubscribed);
+        if self.lives.get(&principal.user.id, live.id).is_none() {
+            self.part(live, visited.iter(), Parting::Gone); // it has ended meanwhile
+        }
         if renewed {
             self.recheck_soon(live); // the new token's rights count for what is carried already
         }

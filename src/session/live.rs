@@ -44,6 +44,8 @@ struct State {
     end: Option<CloseReason>,
     /// It is one poll.
     polls: bool,
+    /// It looks at who is where without being there.
+    observes: bool,
     /// Only while there is something in it.
     untold: Option<Box<Untold>>,
 }
@@ -110,11 +112,11 @@ impl Live {
         principal: Principal,
         grants: Arc<[Grant]>,
         session: Option<Box<str>>,
-        polls: bool,
+        (polls, observes): (bool, bool),
     ) -> Self {
         let user = principal.user.id.clone();
         let session = session.map(ArcStr::from);
-        let state = State { principal, grants, edition: 0, end: None, polls, untold: None };
+        let state = State { principal, grants, edition: 0, end: None, polls, observes, untold: None };
         Self { id, user, session, state: Mutex::new(state) }
     }
 
@@ -132,6 +134,16 @@ impl Live {
 
     pub(super) fn polls(&self) -> bool {
         self.state.lock().polls
+    }
+
+    pub(super) fn observes(&self) -> bool {
+        self.state.lock().observes
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.id.0
     }
 
     pub(super) fn grants(&self) -> Arc<[Grant]> {

@@ -13,6 +13,7 @@ mod replay;
 mod rights;
 mod stream;
 mod told;
+mod visits;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -39,7 +40,10 @@ pub use remote::Target;
 pub use remote::is_session_name;
 pub use rights::Doubts;
 pub use stream::Output;
+pub use told::RoomsMark;
 pub use told::ToldMark;
+pub use visits::RoomStates;
+pub use visits::Rooms;
 
 use crate::auth::Authorizer;
 use crate::auth::Principal;
@@ -49,9 +53,11 @@ use crate::config::Config;
 use crate::error::Code;
 use crate::event::Channel;
 use crate::event::Cursor;
+use crate::event::Id;
 use crate::hub::Hub;
 use crate::hub::OutboxLimits;
 use crate::jobs::TerminalStatuses;
+use crate::presence::Presence;
 use crate::store::Store;
 use crate::telemetry::Metrics;
 use live::Begin;
@@ -60,6 +66,9 @@ use live::Begin;
 const CATCHUPS_MAX: usize = 64;
 /// States of quiet jobs that are remembered: about 700 bytes each.
 const KNOWN_STATES_MAX: usize = 65_536;
+/// Streams of other nodes that are remembered by their names, and for how long: a page says thirty times a second where it is.
+const ELSEWHERE_MAX: usize = 65_536;
+const ELSEWHERE_KEPT: Duration = Duration::from_secs(10);
 /// Seconds for which a token is honoured beyond its `exp`.
 pub const LEEWAY_S: u64 = 30;
 
@@ -98,16 +107,19 @@ pub struct Sessions {
     pub turns: Turns,
     /// Streams whose permissions are to be asked for again soon.
     pub doubts: Doubts,
+    /// Who is at which document.
+    pub presence: Presence,
+    /// Streams of other nodes, by user and name.
+    pub(self) elsewhere: Cache<(Id, Box<str>), u64>,
 }
 
 impl Sessions {
     /// With the bounds of the settings; nobody is there yet.
     #[must_use]
     pub fn new(
-        hub: Hub,
-        broker: Broker,
-        store: Store,
+        (hub, broker, store): (Hub, Broker, Store),
         authorizer: Arc<Authorizer>,
+        presence: Presence,
         terminal: TerminalStatuses,
         config: &Config,
         metrics: &Metrics,
@@ -130,6 +142,8 @@ impl Sessions {
             lives: Lives::default(),
             turns: Turns::default(),
             doubts: Doubts::default(),
+            presence,
+            elsewhere: Cache::new(ELSEWHERE_MAX, ELSEWHERE_KEPT),
         }
     }
 
@@ -186,6 +200,8 @@ pub struct Request {
     pub may_be_empty: bool,
     /// It is one poll of many: with a cursor, the client has been told the states before.
     pub polls: bool,
+    /// It looks at who is where without being there.
+    pub observes: bool,
     /// And those of channels that have joined at its cursor, if this is their mark.
     pub told: Option<ToldMark>,
 }

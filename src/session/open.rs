@@ -116,7 +116,13 @@ impl Sessions {
         }
         let wrote_me = grants.iter().any(|(_, alias)| alias.is_some());
         let grants = grants.into_iter().map(|(grant, _)| grant).collect();
-        let live = Live::new(ConnectionId(random()?), request.principal, grants, request.session, request.polls);
+        let live = Live::new(
+            ConnectionId(random()?),
+            request.principal,
+            grants,
+            request.session,
+            (request.polls, request.observes),
+        );
         let mark = ToldMark::of(&fresh);
         let fresh = if mark == request.told { HashSet::new() } else { fresh };
         let session = Session {
@@ -177,8 +183,7 @@ impl Sessions {
         let mut served: Vec<(Channel, Option<&'static str>)> = Vec::new();
         for wish in wishes {
             match wish {
-                Requested::Channel { channel, alias } if is_served(channel) => served.push((channel.clone(), *alias)),
-                Requested::Channel { channel, .. } => denied.push(Denied::of(channel.as_str(), Code::ChannelNotFound)),
+                Requested::Channel { channel, alias } => served.push((channel.clone(), *alias)),
                 Requested::Invalid(text) => denied.push(Denied::of(text, Code::ChannelNotFound)),
             }
         }
@@ -237,11 +242,6 @@ impl Sessions {
 fn away(error: &crate::broker::BrokerError) -> ApiError {
     tracing::warn!(%error, "the log can't be asked about a cursor");
     ApiError::unavailable("broker")
-}
-
-/// Presence channels arrive with the presence module; until then their names are not served.
-fn is_served(channel: &Channel) -> bool {
-    channel.kind() != Kind::Presence
 }
 
 fn is_job(wish: &Requested) -> bool {

@@ -85,6 +85,7 @@ pub enum Step {
 impl Drop for Opening {
     fn drop(&mut self) {
         self.session.sessions.lives.remove(&self.session.live);
+        self.session.sessions.part_for(&self.session.live, self.reason);
         let metrics = &self.session.sessions.metrics;
         metrics.active_connections.with_label_values(&[self.transport.as_str()]).dec();
         metrics.ended.with_label_values(&[self.reason.as_str()]).inc();
@@ -167,6 +168,8 @@ impl Opening {
             };
             if progress.is_ready {
                 self.progress = Some(progress);
+                // Who comes is there before it is told who is.
+                self.session.sessions.visit(&self.session.live, self.grants.iter().map(Grant::channel)).await?;
                 return Ok(Step::Join);
             }
             let patience = if self.was_live { OPEN_PATIENCE } else { Duration::ZERO };

@@ -69,6 +69,8 @@ enum Question {
     Patch(Patch),
     /// To end a poll: another one of the same name has begun.
     Supersede { user: String, session: String },
+    /// The number of a stream.
+    Find { user: String, session: String },
 }
 
 /// An edit as nodes tell it each other.
@@ -96,6 +98,7 @@ enum Outcome {
     NotHere,
     Edited(String),
     Refused { status: u16 },
+    Found(u64),
 }
 
 impl Sessions {
@@ -148,7 +151,7 @@ impl Sessions {
             match answer {
                 Outcome::Edited(answer) => found = found.or(Some(answer)),
                 Outcome::Refused { status } => refused = Some(status),
-                Outcome::NotHere => {}
+                Outcome::NotHere | Outcome::Found(_) => {}
             }
         }
         match (found, refused) {
@@ -222,6 +225,36 @@ impl Sessions {
         }
     }
 
+    /// The number of this user's stream that is on another node.
+    ///
+    /// # Errors
+    /// There is none of that name (404), or nobody can be asked (503).
+    pub async fn elsewhere(&self, user: &Id, target: &Target) -> Result<u64, ApiError> {
+        let name = match target {
+            Target::Connection(id) => return Ok(id.0),
+            Target::Session(name) => name,
+        };
+        let key = (user.clone(), name.clone());
+        if let Some(known) = self.elsewhere.get(&key) {
+            return Ok(known);
+        }
+        let question = Question::Find { user: user.to_string(), session: name.to_string() };
+        let question = serde_json::to_string(&question).unwrap_or_default();
+        let asked = self.broker.ask_nodes(&question, PATIENCE).await.map_err(|error| away(&error))?;
+        let found = asked.answers.iter().find_map(|answer| match serde_json::from_str(answer) {
+            Ok(Outcome::Found(number)) => Some(number),
+            _ => None,
+        });
+        match found {
+            Some(number) => {
+                self.elsewhere.insert(key, number);
+                Ok(number)
+            }
+            None if asked.complete => Err(ApiError::not_found()),
+            None => Err(ApiError::unavailable("elsewhere")),
+        }
+    }
+
     async fn answer_call(&self, Call { question, answer }: Call) {
         let outcome = match serde_json::from_str::<Question>(&question) {
             Ok(Question::Patch(patch)) => match self.patch_here(&patch).await {
@@ -234,6 +267,11 @@ impl Sessions {
                     self.supersede_here(&user, &session).await;
                 }
                 Outcome::NotHere
+            }
+            Ok(Question::Find { user, session }) => {
+                let lives = Id::parse(&user).map(|user| self.lives.of(&user)).unwrap_or_default();
+                let live = lives.into_iter().find(|live| live.session.as_deref() == Some(&session));
+                live.map_or(Outcome::NotHere, |live| Outcome::Found(live.id.0))
             }
             Err(_) => return,
         };

@@ -20,6 +20,7 @@ use crate::event::Id;
 use crate::event::Kind;
 use crate::hub::CloseReason;
 use crate::hub::ConnectionId;
+use crate::presence::Parting;
 use crate::session::Live;
 use crate::session::Sessions;
 use crate::session::edit;
@@ -121,6 +122,7 @@ impl Sessions {
             self.doubts.all();
         }
         let affected = self.affected(&changed).await;
+        self.expel_others(&changed.permissions).await;
         let carried: HashSet<Channel> = match changed.jobs.as_slice() {
             [] => HashSet::new(),
             _ => affected.iter().flat_map(|live| live.channels()).collect(),
@@ -196,7 +198,9 @@ impl Sessions {
                 Alteration { leave, say, end, ..Alteration::default() }
             }
         };
+        let left = lost.leave.clone();
         self.alter(live, lost, Vec::new()).await;
+        self.part(live, left.iter(), Parting::Revoked);
     }
 
     async fn review(&self, live: &Arc<Live>) -> Reviewed {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use prometheus::Encoder as _;
 use prometheus::Histogram;
 use prometheus::HistogramOpts;
+use prometheus::IntCounter;
 use prometheus::IntCounterVec;
 use prometheus::IntGauge;
 use prometheus::IntGaugeVec;
@@ -46,6 +47,9 @@ pub struct MetricSet {
     pub broker_restarts: IntCounterVec,
     pub ingest_lag: Histogram,
     pub revocation: Histogram,
+    pub presence_updates: IntCounter,
+    pub cursor_updates: IntCounter,
+    pub presence_rooms: IntGauge,
     pub raw_held: IntGauge,
     pub appends: IntCounterVec,
     pub window_entries: IntGauge,
@@ -72,6 +76,10 @@ impl Maker {
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         self.add(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.add(IntCounter::new(name, help))
     }
 
     fn gauge(&self, name: &str, help: &str) -> IntGauge {
@@ -132,6 +140,9 @@ impl Metrics {
             broker_restarts: make.counters("realtime_broker_restarts_total", "Connections made anew", &["part"]),
             ingest_lag: make.add(Histogram::with_opts(lag)),
             revocation: make.add(Histogram::with_opts(revocation)),
+            presence_updates: make.counter("realtime_presence_updates_total", "What people said of themselves"),
+            cursor_updates: make.counter("realtime_cursor_updates_total", "The same, with a cursor"),
+            presence_rooms: make.gauge("realtime_presence_rooms", "Documents at which somebody of this node is"),
             raw_held: make.gauge("realtime_raw_held", "Raw updates heard and not yet seen judged"),
             appends: make.counters("realtime_appends_total", "Appends by outcome", &["source", "outcome"]),
             window_entries: make.gauge("realtime_window_entries", "Log entries in memory"),

@@ -16,6 +16,8 @@ use crate::error::ApiError;
 use crate::hub::CloseReason;
 use crate::hub::Frame;
 use crate::session::Output;
+use crate::session::Rooms;
+use crate::session::RoomsMark;
 use crate::session::Session;
 use crate::session::Transport;
 use crate::transport::sse;
@@ -33,7 +35,15 @@ struct Gathered {
     events: Vec<Event>,
     bytes: usize,
     is_ready: bool,
+    /// Who is where may be different from what the client was last told.
+    looks: bool,
+    /// And it is.
+    moved: bool,
     superseded: bool,
+}
+
+fn print(states: &[Frame]) -> Option<RoomsMark> {
+    RoomsMark::of(states.iter().map(Frame::data))
 }
 
 #[derive(Debug, Serialize)]
@@ -59,16 +69,21 @@ struct Answer<'a> {
 pub async fn answer(session: Session, asked: Option<String>, wait: Duration) -> Result<String, ApiError> {
     let (verdicts, denied) = session.verdicts();
     let (at_once, mark) = (!session.is_resumed(), session.mark());
+    let (rooms, seen) = (session.rooms(), asked.as_deref().and_then(|asked| RoomsMark::split(asked).1));
     let outputs = pin!(session.into_stream(Transport::Poll, CancellationToken::new()));
-    let mut gathered = gather(outputs, at_once, wait).await?;
+    let mut gathered = gather(outputs, (&rooms, seen), at_once, wait).await?;
     if gathered.superseded {
         gathered = Gathered { cursor: None, ..Gathered::default() };
     }
+    let rooms = gathered.put_states(&rooms, seen);
     let raw = |json: String| RawValue::from_string(json).map_err(|_| ApiError::internal());
     let (verdicts, denied) = (raw(verdicts)?, raw(denied)?);
     // Only what was told is marked as told: states come before `ready`.
     let mark = mark.filter(|_| gathered.is_ready).map_or(String::new(), |mark| mark.to_string());
-    let cursor = gathered.cursor.map(|cursor| cursor + &mark).or(asked);
+    let told = gathered.cursor.map(|cursor| cursor + &mark);
+    let asked = asked.as_deref().map(|asked| RoomsMark::split(asked).0.to_owned());
+    let rooms = rooms.map_or(String::new(), |rooms| rooms.to_string());
+    let cursor = told.or(asked).map(|cursor| cursor + &rooms);
     let answer = Answer { cursor, verdicts: &verdicts, denied: &denied, events: gathered.events };
     serde_json::to_string(&answer).map_err(|_| ApiError::internal())
 }
@@ -76,12 +91,16 @@ pub async fn answer(session: Session, asked: Option<String>, wait: Duration) -> 
 /// Until there is something and nothing more at once, or time is up.
 async fn gather(
     mut outputs: std::pin::Pin<&mut impl Stream<Item = Output>>,
+    (rooms, seen): (&Rooms, Option<RoomsMark>),
     at_once: bool,
     wait: Duration,
 ) -> Result<Gathered, ApiError> {
     let (mut gathered, begun) = (Gathered::default(), Instant::now());
     loop {
-        let has_enough = gathered.is_ready && (at_once || !gathered.events.is_empty());
+        if std::mem::take(&mut gathered.looks) {
+            gathered.moved |= print(&rooms.states()) != seen;
+        }
+        let has_enough = gathered.is_ready && (at_once || gathered.moved || !gathered.events.is_empty());
         let output = if has_enough {
             match futures_util::poll!(outputs.next()) {
                 Poll::Ready(output) => output,
@@ -125,6 +144,8 @@ impl Gathered {
             match frame.name() {
                 "connected" | "heartbeat" => {}
                 "ready" => self.is_ready = true,
+                // Told as a state, once, when the answer is complete.
+                name if name.starts_with("presence:") => self.looks = true,
                 _ => self.event(&frame),
             }
             // Only behind an event that has a cursor: a state that is left out would not come again.
@@ -134,6 +155,18 @@ impl Gathered {
             }
         }
         false
+    }
+
+    /// Begins the answer with who is where now, if that is news. Answers the mark of what the client knows then.
+    fn put_states(&mut self, rooms: &Rooms, seen: Option<RoomsMark>) -> Option<RoomsMark> {
+        if !self.moved {
+            return seen;
+        }
+        let states = rooms.states();
+        let events = std::mem::take(&mut self.events);
+        states.iter().for_each(|state| self.event(state));
+        self.events.extend(events);
+        print(&states)
     }
 
     fn event(&mut self, frame: &Frame) {

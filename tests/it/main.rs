@@ -23,6 +23,7 @@ mod hop;
 mod hostile;
 mod limits;
 mod poll;
+mod presence;
 mod protocol_doc;
 mod publish;
 mod revocations;

@@ -271,6 +271,10 @@ impl Kept {
 }
 
 impl Rosters for MemoryRosters {
+    fn node(&self) -> u64 {
+        self.node
+    }
+
     fn change<'a>(
         &'a self,
         document: &'a Id,

@@ -177,6 +177,13 @@ pub enum RosterChange {
         /// What it says. Whatever it is, the device is active then; an empty one only renews.
         patch: Patch,
     },
+    /// A device says something, whoever holds it. Nothing happens if it is not there.
+    Say {
+        /// Which.
+        device: DeviceName,
+        /// What it says.
+        patch: Patch,
+    },
     /// The stream of a device that this node holds is gone: it stays for so long, unless it comes back. Nothing can be seen of that.
     /// Nothing happens if another node holds it, or if it is not there.
     Linger {
@@ -244,6 +251,9 @@ pub struct Beat {
 
 /// The rosters of a cluster. Two implementations, one contract (`tests/it/contract/rosters`).
 pub trait Rosters: Send + Sync + fmt::Debug {
+    /// The number of this node, as in `DeviceRecord::node`.
+    fn node(&self) -> u64;
+
     /// Takes these steps in one atomic step, and tells all who listen. Answers the version after it.
     ///
     /// # Errors

@@ -122,6 +122,7 @@ impl Turn<'_> {
         let user = &step.user;
         match &step.what {
             RosterChange::Put { device, hold, profile, patch } => self.put(user, device, *hold, profile, patch),
+            RosterChange::Say { device, patch } => self.say(user, device, patch),
             RosterChange::Linger { device, cause, stays } => self.linger(user, device, *cause, *stays),
             RosterChange::Drop { device, cause } => self.drop_device(user, device, *cause),
             RosterChange::Expel { cause } => {
@@ -199,6 +200,15 @@ impl Turn<'_> {
         // Of a node that has not said yet that it is there nobody would notice when it dies.
         let stranger = enters && hold == Hold::Node && !self.nodes.contains_key(&node);
         self.plan(user, name, stranger.then(|| now_ms + millis(NODE_LEASE)));
+    }
+
+    fn say(&mut self, user: &Id, name: &DeviceName, patch: &Patch) {
+        let now_ms = self.now_ms;
+        let Some(device) = self.device(user, name) else { return };
+        if device.say(patch, now_ms) {
+            self.saw(user, None);
+        }
+        self.plan(user, name, None);
     }
 
     fn linger(&mut self, user: &Id, name: &DeviceName, cause: LeaveCause, stays: Duration) {

@@ -151,7 +151,9 @@ impl Bench {
             ping: Duration::from_millis(200),
             expiry_notice: Duration::from_secs(90),
             leeway: Duration::from_secs(30),
+            lively: Duration::from_millis(100),
             outbox,
+            states: Arc::new(()),
         };
         let mut lane = Lane::new(settings, window.clone(), &Metrics::new(), Fakes);
         let generation = window.open(Epoch(1), (LogId::ZERO, Fingerprint(0)), Vec::new());

@@ -247,6 +247,10 @@ fn parse(entry: &[u8]) -> Option<(Id, &str, &str)> {
 }
 
 impl Rosters for RedisRosters {
+    fn node(&self) -> u64 {
+        self.broker.node()
+    }
+
     fn change<'a>(
         &'a self,
         document: &'a Id,

@@ -168,6 +168,14 @@ function act.put(step, user, name)
   plan(user, name, device, is_stranger and now + lease_ms)
 end
 
+-- d device  f what it says, '' to forget
+function act.say(step, user, name)
+  local device = device_of(user, name)
+  if not device or not step.f then return end
+  say(user, device, step.f)
+  plan(user, name, device)
+end
+
 -- d device  c cause  ms how long
 function act.linger(step, user, name)
   local device = device_of(user, name)

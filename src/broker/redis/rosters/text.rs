@@ -15,6 +15,7 @@ use crate::broker::Hold;
 use crate::broker::LeaveCause;
 use crate::broker::MemberRecord;
 use crate::broker::Outcome;
+use crate::broker::Patch;
 use crate::broker::RosterChange;
 use crate::broker::RosterNews;
 use crate::broker::RosterStep;
@@ -41,6 +42,10 @@ pub(super) struct Step<'a> {
     n: Option<&'a str>,
 }
 
+fn said(patch: &Patch) -> BTreeMap<&'static str, &str> {
+    patch.iter().map(|(aspect, text)| (aspect.as_str(), text.as_deref().unwrap_or_default())).collect()
+}
+
 impl<'a> Step<'a> {
     pub(super) fn of(step: &'a RosterStep) -> Self {
         let step_of = |k, device: &'a DeviceName| Self { k, u: step.user.as_str(), d: Some(device), ..Self::default() };
@@ -50,9 +55,9 @@ impl<'a> Step<'a> {
                     Hold::Node => None,
                     Hold::Lease(lease) => Some(millis(*lease)),
                 };
-                let said = patch.iter().map(|(aspect, text)| (aspect.as_str(), text.as_deref().unwrap_or_default()));
-                Self { ms, p: Some(profile), f: said.collect(), ..step_of("put", device) }
+                Self { ms, p: Some(profile), f: said(patch), ..step_of("put", device) }
             }
+            RosterChange::Say { device, patch } => Self { f: said(patch), ..step_of("say", device) },
             RosterChange::Linger { device, cause, stays } => {
                 // What is shorter than a millisecond is not nothing.
                 let ms = millis(*stays).max(u64::from(*stays > Duration::ZERO));

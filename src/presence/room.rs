@@ -1,0 +1,494 @@
+//! A document's room on this node: who is there as this node knows it, and what it has yet to tell the others. No IO.
+//!
+//! The roster is shared; what streams of this node are told are the differences between what it was and what it is here. So whatever
+//! is missed on the way, each stream sees lives that are well formed: joined, changes, left.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::broker::Aspect;
+use crate::broker::DeviceName;
+use crate::broker::Hold;
+use crate::broker::LeaveCause;
+use crate::broker::MemberRecord;
+use crate::broker::NODE_LEASE;
+use crate::broker::Outcome;
+use crate::broker::Patch;
+use crate::broker::Roster;
+use crate::broker::RosterChange;
+use crate::broker::RosterStep;
+use crate::broker::RosterVersion;
+use crate::event::Channel;
+use crate::event::Id;
+use crate::event::Kind;
+use crate::event::Moved;
+use crate::presence::member::Shown;
+use crate::presence::telling;
+
+/// Steps of one change at most.
+const STEPS_MAX: usize = 256;
+/// Changes of the roster that wait here; with more the roster is read anew.
+const NEWS_MAX: usize = 1024;
+
+/// A device whose stream is here.
+#[derive(Debug)]
+struct Local {
+    user: Id,
+    profile: Arc<str>,
+    /// What it has said here, for the day on which the store forgets it.
+    said: BTreeMap<Aspect, Arc<str>>,
+    /// What of it the others don't know yet.
+    patch: Patch,
+    /// The version in which the store first had it.
+    since: Option<RosterVersion>,
+    /// It is about to leave.
+    leaving: Option<RosterChange>,
+}
+
+/// A member as it is, and as it is shown.
+#[derive(Debug)]
+pub(super) struct Known {
+    record: MemberRecord,
+    pub(super) shown: Shown,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Room {
+    channel: Channel,
+    node: u64,
+    /// Of the last event that was told.
+    number: u64,
+    version: RosterVersion,
+    members: BTreeMap<Id, Known>,
+    /// Members that the store forgot with everything else: their nodes are about to say that they are there.
+    doubtful: BTreeMap<Id, Instant>,
+    state: Option<Arc<str>>,
+    loaded: bool,
+    stale: bool,
+    news: Vec<(RosterVersion, Vec<(Id, Outcome)>)>,
+    /// Streams of this node that watch, most of which are there as well.
+    streams: HashSet<DeviceName>,
+    locals: HashMap<DeviceName, Local>,
+    /// Locals of which the others don't know everything.
+    dirty: BTreeSet<DeviceName>,
+    /// Those who come or go.
+    urgent: BTreeSet<DeviceName>,
+    /// Steps about devices that are not here: bare leases, and streams of other nodes.
+    elsewhere: BTreeMap<(Id, DeviceName), RosterChange>,
+    /// Those of them that are under way.
+    flying: BTreeSet<(Id, DeviceName)>,
+}
+
+/// Steps that are under way.
+#[derive(Debug, Default)]
+pub(super) struct Flight {
+    pub(super) steps: Vec<RosterStep>,
+    patches: HashMap<DeviceName, Patch>,
+    left: Vec<DeviceName>,
+    elsewhere: BTreeMap<(Id, DeviceName), RosterChange>,
+}
+
+impl Room {
+    /// `number` grows from room to room.
+    pub(super) fn new(document: &Id, node: u64, number: u64) -> Self {
+        Self {
+            channel: Channel::of(Kind::Presence, document),
+            node,
+            number,
+            version: RosterVersion::default(),
+            members: BTreeMap::new(),
+            doubtful: BTreeMap::new(),
+            state: None,
+            loaded: false,
+            stale: false,
+            news: Vec::new(),
+            streams: HashSet::new(),
+            locals: HashMap::new(),
+            dirty: BTreeSet::new(),
+            urgent: BTreeSet::new(),
+            elsewhere: BTreeMap::new(),
+            flying: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn version(&self) -> RosterVersion {
+        self.version
+    }
+
+    pub(super) fn is_loaded(&self) -> bool {
+        self.loaded
+    }
+
+    /// Somebody here watches, and the roster has to be read (again).
+    pub(super) fn wants_reading(&self) -> bool {
+        (self.stale || !self.loaded) && !self.streams.is_empty()
+    }
+
+    /// What was last said of this device has yet to be told.
+    pub(super) fn is_waiting(&self, user: &Id, device: &DeviceName) -> bool {
+        let key = (user.clone(), Arc::clone(device));
+        self.elsewhere.contains_key(&key) || self.flying.contains(&key)
+    }
+
+    /// Members are there of whom it is doubtful.
+    pub(super) fn is_doubtful(&self) -> bool {
+        !self.doubtful.is_empty()
+    }
+
+    pub(super) fn doubt(&mut self) {
+        self.stale = true;
+    }
+
+    pub(super) fn members(&self) -> usize {
+        self.members.len()
+    }
+
+    pub(super) fn has(&self, user: &Id) -> bool {
+        self.members.contains_key(user)
+    }
+
+    /// Somebody here watches.
+    pub(super) fn is_watched(&self) -> bool {
+        !self.streams.is_empty()
+    }
+
+    /// Nobody here needs it.
+    pub(super) fn is_unused(&self) -> bool {
+        self.streams.is_empty() && self.locals.is_empty() && self.elsewhere.is_empty() && self.flying.is_empty()
+    }
+
+    /// What a new stream is told, and the number of the last event that is part of it.
+    pub(super) fn state(&mut self) -> (Arc<str>, u64) {
+        let (members, channel) = (&self.members, &self.channel);
+        let state = self.state.get_or_insert_with(|| telling::state(channel, members));
+        (Arc::clone(state), self.number)
+    }
+
+    // Streams of this node.
+
+    /// A stream watches from now on, and is there if it brings a user and a profile.
+    pub(super) fn attach(&mut self, device: &DeviceName, who: Option<(Id, Arc<str>)>) {
+        self.streams.insert(Arc::clone(device));
+        let Some((user, profile)) = who else { return };
+        let local = self.locals.entry(Arc::clone(device)).or_insert_with(|| Local {
+            user,
+            profile: Arc::clone(&profile),
+            said: BTreeMap::new(),
+            patch: Patch::new(),
+            since: None,
+            leaving: None,
+        });
+        if local.leaving.take().is_some() {
+            local.since = None;
+        }
+        let renamed = std::mem::replace(&mut local.profile, Arc::clone(&profile)) != profile;
+        if renamed || local.since.is_none() {
+            self.urgent.insert(Arc::clone(device));
+        }
+    }
+
+    /// The state that a stream would be told has the stream's own device in it.
+    pub(super) fn is_ready(&self, device: &DeviceName) -> bool {
+        let shown = |local: &Local| {
+            let member = self.members.get(&local.user);
+            member.is_some_and(|known| known.record.devices.get(device).is_some_and(|d| d.node == Some(self.node)))
+        };
+        self.loaded && self.locals.get(device).is_none_or(|local| local.since.is_some() && shown(local))
+    }
+
+    /// The same, whether this node has heard of it yet or not.
+    pub(super) fn is_there(&self, device: &DeviceName) -> bool {
+        self.loaded && self.locals.get(device).is_none_or(|local| local.since.is_some())
+    }
+
+    /// A stream says something. Answers whether it is there.
+    pub(super) fn say(&mut self, device: &DeviceName, patch: Patch) -> bool {
+        let Some(local) = self.locals.get_mut(device).filter(|local| local.leaving.is_none()) else { return false };
+        for (aspect, said) in &patch {
+            match said {
+                Some(text) => drop(local.said.insert(*aspect, Arc::clone(text))),
+                None => drop(local.said.remove(aspect)),
+            }
+        }
+        local.patch.extend(patch);
+        self.dirty.insert(Arc::clone(device));
+        true
+    }
+
+    /// A stream watches no longer, and if it was there this becomes of it.
+    pub(super) fn detach(&mut self, device: &DeviceName, becomes: impl FnOnce(DeviceName) -> RosterChange) {
+        self.streams.remove(device);
+        if let Some(local) = self.locals.get_mut(device) {
+            local.leaving = Some(becomes(Arc::clone(device)));
+            self.urgent.insert(Arc::clone(device));
+        }
+    }
+
+    /// Something about a device whose stream is not here, or that has none. What was to be said before and is not yet goes with it.
+    pub(super) fn add_elsewhere(&mut self, user: Id, device: DeviceName, mut change: RosterChange) {
+        let key = (user, device);
+        let before = self.elsewhere.remove(&key);
+        if let (Some(RosterChange::Put { patch: old, .. } | RosterChange::Say { patch: old, .. }), Some(new)) =
+            (before, patch_of(&mut change))
+        {
+            add_older(new, old);
+        }
+        self.elsewhere.insert(key, change);
+    }
+
+    /// The store may have lost everything that it knew of this node.
+    pub(super) fn reassert(&mut self) {
+        for (device, local) in &mut self.locals {
+            local.since = None;
+            self.urgent.insert(Arc::clone(device));
+        }
+    }
+
+    // What the others are told.
+
+    /// Whether something is to be told, and whether of that something is urgent.
+    pub(super) fn has_steps(&self) -> (bool, bool) {
+        let said = |change: &RosterChange| matches!(change, RosterChange::Say { .. });
+        let urgent = !self.urgent.is_empty() || !self.elsewhere.values().all(said);
+        (urgent || !self.dirty.is_empty() || !self.elsewhere.is_empty(), urgent)
+    }
+
+    /// What is to be told, bounded; `all`: also what can wait.
+    pub(super) fn take_steps(&mut self, all: bool) -> Flight {
+        let mut flight = Flight::default();
+        while flight.steps.len() < STEPS_MAX
+            && let Some(device) = self.next_device(all)
+        {
+            self.dirty.remove(&device);
+            let Some(local) = self.locals.get_mut(&device) else { continue };
+            let user = local.user.clone();
+            let last_words = matches!(local.leaving, Some(RosterChange::Linger { .. })) && !local.patch.is_empty();
+            if local.leaving.is_none() || last_words {
+                let what = local.put(&device, &mut flight);
+                flight.steps.push(RosterStep { user: user.clone(), what });
+            }
+            if let Some(what) = local.leaving.clone() {
+                flight.left.push(Arc::clone(&device));
+                flight.steps.push(RosterStep { user, what });
+            }
+        }
+        while flight.steps.len() < STEPS_MAX
+            && let Some((key, what)) = self.elsewhere.pop_first()
+        {
+            flight.steps.push(RosterStep { user: key.0.clone(), what: what.clone() });
+            self.flying.insert(key.clone());
+            flight.elsewhere.insert(key, what);
+        }
+        flight
+    }
+
+    /// Who leaves goes first: who comes may take their place.
+    fn next_device(&mut self, all: bool) -> Option<DeviceName> {
+        let leaves = |device: &&DeviceName| self.locals.get(*device).is_some_and(|local| local.leaving.is_some());
+        let urgent = self.urgent.iter().find(leaves).or(self.urgent.first()).cloned();
+        match urgent {
+            Some(device) => self.urgent.take(&device),
+            None if all => self.dirty.pop_first(),
+            None => None,
+        }
+    }
+
+    /// The store has it.
+    pub(super) fn arrived(&mut self, flight: Flight, version: RosterVersion) {
+        self.flying.clear();
+        for device in flight.patches.into_keys() {
+            if let Some(local) = self.locals.get_mut(&device) {
+                local.since = local.since.or(Some(version));
+            }
+        }
+        for device in flight.left {
+            // Unless it has come back meanwhile.
+            if self.locals.get(&device).is_some_and(|local| local.leaving.is_some()) {
+                self.locals.remove(&device);
+            }
+        }
+    }
+
+    /// It may have it or not: to be told again.
+    pub(super) fn failed(&mut self, flight: Flight) {
+        self.flying.clear();
+        for (device, patch) in flight.patches {
+            let Some(local) = self.locals.get_mut(&device) else { continue };
+            add_older(&mut local.patch, patch);
+            match local.since {
+                None => self.urgent.insert(device),
+                Some(_) => self.dirty.insert(device),
+            };
+        }
+        self.urgent.extend(flight.left);
+        for ((user, device), mut change) in flight.elsewhere {
+            // What was said since is newer.
+            match (self.elsewhere.get_mut(&(user.clone(), Arc::clone(&device))), patch_of(&mut change)) {
+                (None, _) => drop(self.elsewhere.insert((user, device), change)),
+                (Some(newer), Some(old)) => {
+                    if let Some(new) = patch_of(newer) {
+                        add_older(new, std::mem::take(old));
+                    }
+                }
+                (Some(_), None) => {}
+            }
+        }
+    }
+
+    // What the others tell.
+
+    /// Takes a change in, for `absorb`.
+    pub(super) fn hear(&mut self, version: RosterVersion, members: Vec<(Id, Outcome)>) {
+        if self.news.len() >= NEWS_MAX {
+            self.news.clear();
+            self.stale = true;
+        }
+        self.news.push((version, members));
+    }
+
+    /// What follows from what was heard.
+    pub(super) fn absorb(&mut self, now: Instant) -> Vec<Moved> {
+        let mut told = Vec::new();
+        for (version, members) in std::mem::take(&mut self.news) {
+            let same = version.epoch == self.version.epoch;
+            if !self.loaded || (same && version.number <= self.version.number) {
+                continue; // a reading covers it
+            }
+            let begins = self.version == RosterVersion::default() && version.number == 1;
+            if self.stale || !(begins || same && version.number == self.version.number + 1) {
+                self.stale = true;
+                break;
+            }
+            members.into_iter().for_each(|(user, outcome)| self.learn(&user, outcome, &mut told));
+            self.version = version;
+        }
+        self.forget_doubtful(now, &mut told);
+        told
+    }
+
+    /// The roster as it was read just now: the difference is told.
+    pub(super) fn replace(&mut self, roster: Roster, now: Instant) -> Vec<Moved> {
+        let mut told = Vec::new();
+        let lost = self.version.epoch != 0 && self.version.epoch != roster.version.epoch;
+        let gone: Vec<Id> = self.members.keys().filter(|user| !roster.members.contains_key(*user)).cloned().collect();
+        for user in gone {
+            if lost {
+                self.doubtful.entry(user).or_insert(now + NODE_LEASE);
+            } else if !self.doubtful.contains_key(&user) {
+                self.learn(&user, Outcome::Left(LeaveCause::Timeout), &mut told);
+            }
+        }
+        for (user, record) in roster.members {
+            self.learn(&user, Outcome::Here(record), &mut told);
+        }
+        (self.version, self.loaded, self.stale) = (roster.version, true, false);
+        self.find_missing();
+        self.forget_doubtful(now, &mut told);
+        told
+    }
+
+    fn learn(&mut self, user: &Id, outcome: Outcome, told: &mut Vec<Moved>) {
+        self.state = None;
+        let event = match outcome {
+            Outcome::Left(cause) => {
+                self.doubtful.remove(user);
+                if cause != LeaveCause::Revoked {
+                    self.still_here(user, None);
+                }
+                let left = self.members.remove(user);
+                left.map(|_| (telling::left(&self.channel, user, cause), None))
+            }
+            Outcome::Here(record) => {
+                self.doubtful.remove(user);
+                self.still_here(user, Some(&record));
+                let shown = Shown::of(&record);
+                let old = self.members.get(user);
+                let event = match old {
+                    None => Some((telling::joined(&self.channel, user, &shown), None)),
+                    Some(old) => telling::changed(&self.channel, user, &old.shown, &shown)
+                        .map(|event| (event, self.speaker(&old.record, &record))),
+                };
+                self.members.insert(user.clone(), Known { record, shown });
+                event
+            }
+        };
+        if let Some((event, by)) = event {
+            self.number += 1;
+            told.push(Moved { event, number: self.number, by });
+        }
+    }
+
+    /// The stream of this node that alone has changed something: it knows that already.
+    fn speaker(&self, old: &MemberRecord, new: &MemberRecord) -> Option<u64> {
+        let mut changed = new.devices.iter().filter(|(name, device)| old.devices.get(*name) != Some(*device));
+        let (name, device) = changed.next()?;
+        let alone =
+            changed.next().is_none() && old.devices.len() == new.devices.len() && old.devices.contains_key(name);
+        let mine = alone && device.node == Some(self.node);
+        u64::from_str_radix(name, 16).ok().filter(|_| mine)
+    }
+
+    /// Devices of this node that others hold to be gone are to be told of again.
+    fn still_here(&mut self, user: &Id, record: Option<&MemberRecord>) {
+        let mine = Some(self.node);
+        for (name, local) in self.locals.iter_mut().filter(|(_, local)| local.user == *user) {
+            let known = record.is_some_and(|record| record.devices.get(name).is_some_and(|device| device.node == mine));
+            if !known && local.leaving.is_none() && local.since.is_some() {
+                local.since = None;
+                self.urgent.insert(Arc::clone(name));
+            }
+        }
+    }
+
+    /// The same for users that are not there at all.
+    fn find_missing(&mut self) {
+        let unknown = |user: &Id| !self.members.contains_key(user) || self.doubtful.contains_key(user);
+        let users = self.locals.values().map(|local| &local.user);
+        let missing: BTreeSet<Id> = users.filter(|user| unknown(user)).cloned().collect();
+        missing.iter().for_each(|user| self.still_here(user, None));
+    }
+
+    /// Members whose nodes have not said for too long that they are there.
+    fn forget_doubtful(&mut self, now: Instant, told: &mut Vec<Moved>) {
+        let over: Vec<Id> =
+            self.doubtful.iter().filter(|(_, until)| **until <= now).map(|(user, _)| user.clone()).collect();
+        for user in over {
+            self.learn(&user, Outcome::Left(LeaveCause::NodeLost), told);
+        }
+    }
+}
+
+/// What was said since is newer.
+fn add_older(patch: &mut Patch, older: Patch) {
+    for (aspect, said) in older {
+        patch.entry(aspect).or_insert(said);
+    }
+}
+
+fn patch_of(change: &mut RosterChange) -> Option<&mut Patch> {
+    match change {
+        RosterChange::Put { patch, .. } | RosterChange::Say { patch, .. } => Some(patch),
+        _ => None,
+    }
+}
+
+impl Local {
+    /// With everything that it ever said, if the store does not know it.
+    fn put(&mut self, device: &DeviceName, flight: &mut Flight) -> RosterChange {
+        let mut patch = std::mem::take(&mut self.patch);
+        if self.since.is_none() {
+            // Typing is true for a moment only, and that may be over.
+            let lasting = self.said.iter().filter(|(aspect, _)| **aspect != Aspect::Typing);
+            add_older(&mut patch, lasting.map(|(aspect, text)| (*aspect, Some(Arc::clone(text)))).collect());
+        }
+        flight.patches.insert(Arc::clone(device), patch.clone());
+        let (device, profile) = (Arc::clone(device), Arc::clone(&self.profile));
+        RosterChange::Put { device, hold: Hold::Node, profile, patch }
+    }
+}
