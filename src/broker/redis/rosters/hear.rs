@@ -24,6 +24,8 @@ use crate::event::Id;
 
 /// How often the connection has to prove that it is there, and how long any answer may take.
 const PING_EVERY: Duration = Duration::from_secs(2);
+/// How long whoever wishes waits: as long as a few answers may take. Nobody may even hear.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Wishes that may wait; beyond them whoever wishes waits.
 const WISHES_MAX: usize = 1024;
 /// Channels of one `SUBSCRIBE`.
@@ -92,8 +94,12 @@ impl Listening {
 
 async fn wish(wishes: Option<mpsc::Sender<Wish>>, document: &Id) -> Option<()> {
     let (done, confirmed) = oneshot::channel();
-    wishes?.send(Wish { document: document.clone(), done }).await.ok()?;
-    confirmed.await.ok()
+    let (wishes, wish) = (wishes?, Wish { document: document.clone(), done });
+    let fulfilled = async move {
+        wishes.send(wish).await.ok()?;
+        confirmed.await.ok()
+    };
+    tokio::time::timeout(PATIENCE, fulfilled).await.ok()?
 }
 
 /// Whoever hears, and by what.

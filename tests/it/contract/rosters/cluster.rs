@@ -143,12 +143,7 @@ impl Node {
         let mut known = BTreeMap::new();
         for (at, (version, members)) in self.heard_up_to(document, roster.version).await.into_iter().enumerate() {
             assert_eq!((version.epoch, version.number), (roster.version.epoch, at as u64 + 1), "{document}");
-            for (user, outcome) in members {
-                match outcome {
-                    Outcome::Here(member) => drop(known.insert(user, member)),
-                    Outcome::Left(_) => drop(known.remove(&user)),
-                }
-            }
+            apply(&mut known, members);
         }
         // Nobody is told that a device lingers.
         for (user, member) in &mut known {
@@ -160,6 +155,16 @@ impl Node {
             }
         }
         assert_eq!(roster.members, known, "{document}");
+    }
+}
+
+/// What somebody knows who is told this.
+pub(super) fn apply(known: &mut BTreeMap<Id, MemberRecord>, told: Vec<(Id, Outcome)>) {
+    for (user, outcome) in told {
+        match outcome {
+            Outcome::Here(member) => drop(known.insert(user, member)),
+            Outcome::Left(_) => drop(known.remove(&user)),
+        }
     }
 }
 
