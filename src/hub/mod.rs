@@ -9,6 +9,7 @@ mod counts;
 mod edits;
 mod frame;
 mod hearing;
+mod joining;
 mod lane;
 mod message;
 mod outbox;

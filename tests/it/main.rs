@@ -24,6 +24,7 @@ mod hostile;
 mod limits;
 mod poll;
 mod presence;
+mod presence_cluster;
 mod protocol_doc;
 mod publish;
 mod revocations;

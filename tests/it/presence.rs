@@ -14,6 +14,7 @@ use crate::support::client::Client;
 use crate::support::client::Transport;
 use crate::support::eventually;
 use crate::support::http;
+use crate::support::pace;
 use crate::support::sse::SseEvent;
 use crate::support::tokens;
 
@@ -41,7 +42,7 @@ async fn worlds() -> Vec<(World, TestApp)> {
         worlds.push((world, app));
     }
     // Nothing ends until then: before, nobody could have said that they are there.
-    tokio::time::sleep_until(begun + NODE_LEASE + A_WHILE * 2).await;
+    pace((begun + NODE_LEASE + A_WHILE * 2).saturating_duration_since(tokio::time::Instant::now())).await;
     worlds
 }
 
@@ -215,7 +216,7 @@ async fn leases_are_renewed_ended_and_listed() {
         assert_eq!(say(&app, "ben", &json!({})).await, 204);
         ada.find("ben", |event| event.event == "presence:user-joined").await;
         for _ in 0..4 {
-            tokio::time::sleep(LEASE / 3).await;
+            pace(LEASE / 3).await;
             assert_eq!(say(&app, "ben", &json!({})).await, 204, "renewed");
         }
         let state = who(&app, "cyd").await;
@@ -349,7 +350,7 @@ async fn who_polls_is_there_and_is_told_who_is() {
         assert_eq!(quiet["events"], json!([]), "nothing is told twice");
         let cursor = quiet["cursor"].as_str().unwrap().to_owned();
         let (told, ()) = tokio::join!(ask(&cursor, 20), async {
-            tokio::time::sleep(A_WHILE).await;
+            pace(A_WHILE).await;
             assert_eq!(say_as(&app, "ada", &ada, json!({"cursor": {"x": 9, "y": 9}})).await, 204);
         });
         assert_eq!(told["events"].as_array().unwrap().len(), 1, "{told}");
