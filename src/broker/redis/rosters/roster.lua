@@ -126,6 +126,7 @@ local function hold(user, name, device, lease)
     device.n = node
     saw(user, true)
   end
+  if lease or device.c then written[user] = true end
   device.c, device.t = nil, lease and now + lease or nil
   if node and enters then call('SADD', held_by(node), entry(user, name)) end
   return node and enters
@@ -160,7 +161,6 @@ function act.put(step, user, name)
     member.d[name] = device
     saw(user, true)
   end
-  written[user] = true
   local enters = hold(user, name, device, step.ms)
   if step.f then say(user, device, step.f) end
   -- Of a node that has not said yet that it is there nobody would notice when it dies.

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use tidings::broker::Aspect;
 use tidings::broker::Hold;
 use tidings::broker::LeaveCause;
@@ -159,11 +158,15 @@ async fn a_lost_roster_has_another_epoch() {
 #[tokio::test]
 async fn an_answer_that_was_lost_is_given_again() {
     let server = RedisServer::shared().await;
-    let [a] = cluster::redis(&settings(server.url(), fresh_prefix())).await;
-    for _ in 0..3 {
-        // Asked, and the answer is not waited for.
-        assert!(a.rosters.beat().now_or_never().is_none());
-        pace(Duration::from_millis(20)).await;
+    let settings = settings(server.url(), fresh_prefix());
+    let [a] = cluster::redis(&settings).await;
+    let key = |name: &str| format!("{}:rosters:{name}", settings.prefix);
+    let (node, script) = (a.number().await.to_string(), include_str!("../../../../src/broker/redis/rosters/beat.lua"));
+    for round in 0..3 {
+        // It asks, and the answer never comes.
+        let keys = [&key("nodes"), &key("beats"), &key("deadlines")];
+        let ask = ["EVAL", script, "3", keys[0], keys[1], keys[2], &node, "5000", &key("node:"), "128", ""];
+        assert!(format!("{:?}", server.cli(&ask).await.unwrap()).contains("[int(1)"), "{round}");
     }
     assert!(a.beats().await);
     assert!(!a.beats().await);
