@@ -9,6 +9,7 @@ mod goals;
 mod meter;
 mod number;
 mod options;
+mod people;
 mod plot;
 mod postgres;
 mod processes;
@@ -61,6 +62,7 @@ fn run(command: Command) -> Result<bool, Failure> {
         Command::Raw(role) => raw::run(&role).map(|()| true),
         Command::Publisher(role) => publisher::run(&role).map(|()| true),
         Command::Reader(role) => reader::run(&role).map(|()| true),
+        Command::People(role) => people::run(&role).map(|()| true),
         scenario => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(measure(scenario))
@@ -78,8 +80,11 @@ async fn measure(scenario: Command) -> Result<bool, Failure> {
         Command::Storm(setup) => scenario::storm::run(&setup).await,
         Command::Soak { churn, setup } => scenario::soak::run(&setup, churn).await,
         Command::Growth(setup) => scenario::growth::run(&setup).await,
+        Command::Room(setup) => scenario::room::run(&setup).await,
         Command::All { short, setup } => scenario::all::run(setup, short).await,
-        Command::Raw(_) | Command::Publisher(_) | Command::Reader(_) => Err("a part of a scenario is none".into()),
+        Command::Raw(_) | Command::Publisher(_) | Command::Reader(_) | Command::People(_) => {
+            Err("a part of a scenario is none".into())
+        }
     }
 }
 

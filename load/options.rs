@@ -39,6 +39,8 @@ pub(crate) enum Command {
     },
     /// How the cost grows: with streams, channels per stream, jobs, lanes; over HTTP/2
     Growth(Setup),
+    /// People in a room over two instances, who all move and all see each other: how often, how soon, at what cost
+    Room(Setup),
     /// Everything in a row, and the goals of the project beside what was measured
     All {
         /// Small and short: under four minutes
@@ -55,6 +57,9 @@ pub(crate) enum Command {
     /// Part of a scenario: holds the streams
     #[command(hide = true)]
     Reader(ReaderRole),
+    /// Part of a scenario: moves pointers and sees them move
+    #[command(hide = true)]
+    People(PeopleRole),
 }
 
 /// What is measured.
@@ -182,6 +187,24 @@ pub(crate) struct PublisherRole {
     pub(crate) channel: String,
     #[arg(long, default_value = "")]
     pub(crate) api_key: String,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PeopleRole {
+    /// Instances; people are spread over them
+    #[arg(long, required = true)]
+    pub(crate) url: Vec<SocketAddr>,
+    #[arg(long)]
+    pub(crate) run: String,
+    #[arg(long)]
+    pub(crate) people: usize,
+    /// How often each moves in a second
+    #[arg(long)]
+    pub(crate) hz: f64,
+    #[arg(long)]
+    pub(crate) warmup: f64,
+    #[arg(long)]
+    pub(crate) seconds: f64,
 }
 
 #[derive(Debug, Clone, Args)]

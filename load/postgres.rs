@@ -74,6 +74,17 @@ impl Postgres {
     }
 }
 
+impl Postgres {
+    /// The first document is open to everybody.
+    pub(crate) async fn share(&self, run: &str, people: u64) -> Result<(), Failure> {
+        let mut database = PgConnection::connect(&self.url).await?;
+        let statement = "INSERT INTO tidings.document_permissions (document_id, user_id, role)
+             SELECT 'load-' || $1 || '-0', 'load-' || $1 || '-' || i, 'editor' FROM generate_series(1, $2 - 1) AS i";
+        sqlx::query(statement).bind(run).bind(i64::try_from(people)?).execute(&mut database).await?;
+        Ok(database.close().await?)
+    }
+}
+
 fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0)
 }

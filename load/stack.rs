@@ -55,7 +55,10 @@ impl Stack {
             (_, Way::Durable) => Some(RedisServer::start(RedisOptions { aof: true, port: None }).await),
         };
         match server {
-            Server::Tidings => Self::tidings(setup, redis, directory, postgres).await,
+            Server::Tidings => {
+                let redis_url = redis.as_ref().map(RedisServer::url).unwrap_or_default();
+                Self::tidings(setup, (redis, redis_url), directory, postgres).await
+            }
             Server::Raw | Server::RawCoal => Self::raw(setup, server == Server::RawCoal, redis, directory),
             Server::Other => Self::other(setup, directory),
         }
@@ -63,7 +66,7 @@ impl Stack {
 
     async fn tidings(
         setup: &Setup,
-        redis: Option<RedisServer>,
+        (redis, redis_url): (Option<RedisServer>, String),
         directory: TempDir,
         postgres: &Postgres,
     ) -> Result<Self, Failure> {
@@ -71,7 +74,7 @@ impl Stack {
         let binary =
             binary.map_err(|_| "no server to start: cargo build --release --bin tidings, or give --tidings")?;
         let metrics = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let environment = environment(setup, redis.as_ref(), &directory, postgres, metrics)?;
+        let environment = environment(setup, redis_url, &directory, postgres, metrics)?;
         let mut migrate = Command::new(&binary);
         let migrated = migrate.arg("migrate").envs(environment.clone()).output()?;
         if !migrated.status.success() {
@@ -90,6 +93,12 @@ impl Stack {
             redis,
             _directory: directory,
         })
+    }
+
+    /// A second instance at the same Redis and Postgres.
+    pub(crate) async fn beside(&self, setup: &Setup, postgres: &Postgres) -> Result<Self, Failure> {
+        let redis_url = self.redis.as_ref().map(RedisServer::url).unwrap_or_default();
+        Self::tidings(setup, (None, redis_url), TempDir::new("load"), postgres).await
     }
 
     fn raw(setup: &Setup, coalesce: bool, redis: Option<RedisServer>, directory: TempDir) -> Result<Self, Failure> {
@@ -143,7 +152,7 @@ fn core_of(setup: &Setup) -> Core {
 
 fn environment(
     setup: &Setup,
-    redis: Option<&RedisServer>,
+    redis_url: String,
     directory: &TempDir,
     postgres: &Postgres,
     metrics: SocketAddr,
@@ -152,7 +161,7 @@ fn environment(
         ("BIND", "127.0.0.1".to_owned()),
         ("REALTIME_PORT", "0".to_owned()),
         ("METRICS_PORT", metrics.port().to_string()),
-        ("REDIS_URL", redis.map(RedisServer::url).unwrap_or_default()),
+        ("REDIS_URL", redis_url),
         ("DATABASE_URL", postgres.url.clone()),
         ("DATA_DIR", directory.path().display().to_string()),
         ("JWT_SECRET", tokens::SECRET.to_owned()),

@@ -7,6 +7,7 @@ pub(crate) mod growth;
 pub(crate) mod idle;
 pub(crate) mod light;
 pub(crate) mod own;
+pub(crate) mod room;
 pub(crate) mod soak;
 pub(crate) mod storm;
 
@@ -63,6 +64,10 @@ impl Bench {
             processes::take_load_core()?;
         }
         Ok(Self { postgres: Rc::new(Postgres::start().await?), setup })
+    }
+
+    pub(crate) fn postgres(&self) -> &Postgres {
+        &self.postgres
     }
 
     /// The same machine room with other wishes.

@@ -128,7 +128,8 @@ impl Node {
     }
 
     pub(super) async fn beat(&self) {
-        let mut missed = false;
+        // At the start nobody expects it yet.
+        let mut missed = true;
         loop {
             match self.rosters.beat().await {
                 Ok(beat) => {

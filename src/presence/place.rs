@@ -62,8 +62,8 @@ impl Place {
             if (moves && next <= now) || (urgent && next_urgent <= now) {
                 let all = next <= now;
                 let pause = self.say(node, all).await;
-                next_urgent = Instant::now() + pause.min(RETRY);
-                next = if all { Instant::now() + pause } else { next };
+                next_urgent = now + pause.min(RETRY);
+                next = if all { now + pause } else { next };
             }
             self.progress.send_replace(());
             let rest = self.rest(next, next_urgent);

@@ -44,6 +44,7 @@ fn change() -> impl Strategy<Value = RosterChange> {
     prop_oneof![
         6 => (device(), hold, profile, patch())
             .prop_map(|(device, hold, profile, patch)| RosterChange::Put { device, hold, profile, patch }),
+        2 => (device(), patch()).prop_map(|(device, patch)| RosterChange::Say { device, patch }),
         3 => (device(), cause(), prop_oneof![5 => stays, 1 => Just(Duration::ZERO)])
             .prop_map(|(device, cause, stays)| RosterChange::Linger { device, cause, stays }),
         1 => (device(), cause()).prop_map(|(device, cause)| RosterChange::Drop { device, cause }),
