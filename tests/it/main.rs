@@ -25,6 +25,7 @@ mod limits;
 mod poll;
 mod presence;
 mod presence_cluster;
+mod presence_departures;
 mod protocol_doc;
 mod publish;
 mod revocations;
