@@ -102,6 +102,17 @@ impl Shown {
     }
 }
 
+/// Whether a record can be shown as it is: whoever wrote it, it must not break out of the line that it becomes a part of.
+pub(super) fn is_sound(record: &MemberRecord) -> bool {
+    let said = record.devices.values().flat_map(|device| device.state.values());
+    is_json(&["{", &record.profile, "}"].concat()) && said.map(|text| &**text).all(is_json)
+}
+
+fn is_json(text: &str) -> bool {
+    let one_line = text.bytes().all(|byte| byte >= b' ');
+    one_line && serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
+}
+
 /// Name and avatar as they stand in a `Member`; an avatar that is gone is said to be.
 pub(super) fn profile(name: &str, avatar: Option<&str>) -> Arc<str> {
     let mut out = String::new();
@@ -173,6 +184,24 @@ mod tests {
         assert_eq!(member(&[status("\"away\""), status("\"offline\"")]).status, "away");
         assert_eq!(member(&[plain, status("\"dnd\"")]).status, "dnd");
         assert_eq!(member(&[status("\"nonsense\"")]).status, "online", "what Redis says is not trusted");
+    }
+
+    #[test]
+    fn what_stands_in_redis_is_not_trusted() {
+        let with = |profile: &str, cursor: &str| MemberRecord {
+            joined_ms: 1,
+            profile: profile.into(),
+            devices: [(Arc::from("1"), device(1, false, &[(Aspect::Cursor, cursor)]))].into(),
+        };
+        assert!(super::is_sound(&with("\"name\":\"Ada\"", "{\"x\":1}")));
+        for (profile, cursor) in [
+            ("\"name\":\"Ada\"", "{\"x\":1\n\nevent: end\ndata: {}"),
+            ("\"name\":\"Ada\"},\"x\":{", "1,2"),
+            ("\"name\":\n1", "1"),
+            ("name", "1"),
+        ] {
+            assert!(!super::is_sound(&with(profile, cursor)), "{profile} {cursor}");
+        }
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::event::Id;
 use crate::event::Kind;
 use crate::event::Moved;
 use crate::presence::member::Shown;
+use crate::presence::member::is_sound;
 use crate::presence::telling;
 
 /// Changes of the roster that wait here; with more the roster is read anew.
@@ -51,6 +52,8 @@ pub(super) struct Local {
 pub(super) struct Known {
     record: MemberRecord,
     pub(super) shown: Shown,
+    /// The members of the `Member`: made once, and not for each who comes.
+    pub(super) text: String,
 }
 
 /// See the module.
@@ -276,6 +279,9 @@ impl Room {
     }
 
     fn learn(&mut self, user: &Id, outcome: Outcome, told: &mut Vec<Moved>) {
+        if matches!(&outcome, Outcome::Here(record) if !is_sound(record)) {
+            return tracing::warn!(channel = %self.channel, "presence: somebody else has written to the rosters");
+        }
         self.state = None;
         let event = match outcome {
             Outcome::Left(cause) => {
@@ -291,12 +297,14 @@ impl Room {
                 self.still_here(user, Some(&record));
                 let shown = Shown::of(&record);
                 let old = self.members.get(user);
+                let mut text = String::with_capacity(256);
+                shown.put(user, &mut text);
                 let event = match old {
-                    None => Some((telling::joined(&self.channel, user, &shown), None)),
+                    None => Some((telling::joined(&self.channel, &text), None)),
                     Some(old) => telling::changed(&self.channel, user, &old.shown, &shown)
                         .map(|event| (event, self.speaker(&old.record, &record))),
                 };
-                self.members.insert(user.clone(), Known { record, shown });
+                self.members.insert(user.clone(), Known { record, shown, text });
                 event
             }
         };

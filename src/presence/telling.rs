@@ -39,10 +39,8 @@ pub(super) fn state(channel: &Channel, members: &BTreeMap<Id, Known>) -> Arc<str
     let mut out = begun(channel);
     let mut counts = Counts::default();
     out.push_str(",\"members\":[");
-    for (at, (user, known)) in members.iter().enumerate() {
-        out.push_str(if at == 0 { "{" } else { ",{" });
-        known.shown.put(user, &mut out);
-        out.push('}');
+    for (at, known) in members.values().enumerate() {
+        out.extend([if at == 0 { "{" } else { ",{" }, known.text.as_str(), "}"]);
         counts.add(&known.shown);
     }
     out.push_str("],\"counts\":");
@@ -51,10 +49,10 @@ pub(super) fn state(channel: &Channel, members: &BTreeMap<Id, Known>) -> Arc<str
     out.into()
 }
 
-pub(super) fn joined(channel: &Channel, user: &Id, shown: &Shown) -> Event {
+/// `member`: the members of the `Member`.
+pub(super) fn joined(channel: &Channel, member: &str) -> Event {
     let mut out = begun(channel);
-    out.push(',');
-    shown.put(user, &mut out);
+    out.extend([",", member]);
     event(channel, EventName::PRESENCE_JOINED, Delivery::Durable, out)
 }
 

@@ -65,19 +65,17 @@ impl Sessions {
         live: &Live,
         channels: impl Iterator<Item = &'a Channel>,
     ) -> Result<(), ApiError> {
-        for document in documents(channels) {
-            let principal = live.principal();
-            let user = &principal.user;
-            let visitor = Visitor {
-                stream: live.id.0,
-                user: &user.id,
-                name: &user.name,
-                avatar: user.avatar_url.as_deref(),
-                observes: live.observes(),
-            };
-            self.presence.attach(&document, visitor).await.map_err(|_| ApiError::unavailable("broker"))?;
+        let documents: Vec<Id> = documents(channels).collect();
+        if documents.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let (principal, observes) = (live.principal(), live.observes());
+        let (user, avatar) = (&principal.user, principal.user.avatar_url.as_deref());
+        let visitor = Visitor { stream: live.id.0, user: &user.id, name: &user.name, avatar, observes };
+        let visits = documents.iter().map(|document| self.presence.attach(document, visitor));
+        // At most as many as a stream may have channels.
+        let visited = futures_util::future::try_join_all(visits).await;
+        visited.map(drop).map_err(|_| ApiError::unavailable("broker"))
     }
 
     /// The stream is not there any more.

@@ -360,3 +360,22 @@ async fn who_polls_is_there_and_is_told_who_is() {
         app.app.stop().await;
     }
 }
+
+#[tokio::test]
+async fn who_says_nothing_is_idle_until_the_next_word() {
+    let mut world = hasty(World::redis().await);
+    world.config.presence_idle = Duration::from_secs(1);
+    world.document("d1", "ada", &[("ada", Role::Owner), ("ben", Role::Editor)]).await;
+    let app = world.start().await;
+    let (mut ada, _) = at(&app, Transport::Sse, "ada").await;
+    let (ben, _) = at(&app, Transport::Ws, "ben").await;
+    let is =
+        |status: &'static str| move |event: &SseEvent| event.data["userId"] == "ben" && event.data["status"] == status;
+    let idle = ada.find("ben is idle", is("idle")).await;
+    assert_eq!(idle.data, json!({"channel": "presence.d1", "userId": "ben", "status": "idle"}));
+    assert_eq!(who(&app, "ada").await["counts"]["idle"], 2);
+    assert_eq!(say_as(&app, "ben", &ben, json!({"cursor": {"x": 1, "y": 1}})).await, 204);
+    let back = ada.find("ben is back", |event| event.data.get("cursor").is_some()).await;
+    assert_eq!(back.data["status"], "online");
+    app.app.stop().await;
+}
