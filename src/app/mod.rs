@@ -130,6 +130,7 @@ impl App {
         let window = Window::new(broker::window_limits(&config), config.log_retention);
         let outbox = OutboxLimits { events_max: config.outbox_events_max, bytes_max: config.outbox_bytes_max };
         let lane = LaneSettings::new(config.heartbeat_interval, Duration::from_secs(LEEWAY_S), outbox);
+        let lane = LaneSettings { ping: config.hooks.ping, ..lane };
         let hub = Hub::start(lanes(&config), &lane, window, &metrics, &tasks, &stop)
             .map_err(|error| StartError::Unavailable(format!("can't start: {error}; raise the limit of open files")))?;
         let seeds = ingest::Seeds::default();
@@ -174,6 +175,7 @@ impl App {
             connections_max: shared.config.max_connections + SPARE_CONNECTIONS,
             head_timeout: shared.config.first_byte_timeout,
             takeover: shared.config.sse_takeover,
+            ping: shared.config.hooks.ping,
         };
         let local = |listener: &TcpListener| listener.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
         let address = local(&listeners.public);

@@ -37,8 +37,6 @@ use crate::transport::ws::outgoing::FRAMED;
 
 /// Bytes of one read.
 const READ_BYTES: usize = 4 * 1024;
-/// How often the task of a stream without a lane asks its client whether it is there.
-const PING_EVERY: std::time::Duration = std::time::Duration::from_secs(25);
 
 /// Who writes to the socket while the stream is live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,7 +207,7 @@ async fn drive(
     let mut hearing = Hearing::new(Arc::clone(&live), commands, around.tasks.clone());
     let kill = CancellationToken::new();
     let mut outputs = pin!(session.into_stream(Transport::Ws, kill.clone()));
-    let mut ping = tokio::time::interval_at(tokio::time::Instant::now() + PING_EVERY, PING_EVERY);
+    let mut ping = tokio::time::interval_at(tokio::time::Instant::now() + around.ping, around.ping);
     let (mut unsent, mut buffer) = (BytesMut::new(), vec![0; READ_BYTES]);
     let mut reply = hearing.received(&heard);
     loop {
