@@ -139,6 +139,7 @@ impl App {
         let presence = Presence::new(broker.rosters(config.presence_idle), lasts, told, &metrics, &tasks, &stop);
         let states = Arc::new(RoomStates(presence.clone()));
         let lane = LaneSettings::new(config.heartbeat_interval, Duration::from_secs(LEEWAY_S), outbox, states);
+        let lane = LaneSettings { ping: config.hooks.ping, ..lane };
         let hub = Hub::start(lanes(&config), &lane, window, &metrics, &tasks, &stop)
             .map_err(|error| StartError::Unavailable(format!("can't start: {error}; raise the limit of open files")))?;
         let seeds = ingest::Seeds::default();
@@ -184,6 +185,7 @@ impl App {
             connections_max: shared.config.max_connections + SPARE_CONNECTIONS,
             head_timeout: shared.config.first_byte_timeout,
             takeover: shared.config.sse_takeover,
+            ping: shared.config.hooks.ping,
         };
         let local = |listener: &TcpListener| listener.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
         let address = local(&listeners.public);

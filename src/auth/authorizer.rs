@@ -69,16 +69,16 @@ pub enum Verdict {
 }
 
 /// What the database is asked about a user: a job or a document, by its channel, whose text the streams have anyway.
-type Resource = Channel;
+pub(super) type Resource = Channel;
 
 /// What it said. A job's owner has `Some(Owner)`.
 #[derive(Debug, Clone, Copy)]
-struct Remembered {
-    role: Option<Role>,
+pub(super) struct Remembered {
+    pub(super) role: Option<Role>,
     /// Before the question was asked.
-    asked: Instant,
+    pub(super) asked: Instant,
     /// The same by the clock of changes.
-    since: u64,
+    pub(super) since: u64,
     /// For how long after that it needs no new question. Small, because there is one of these per stream and channel.
     fresh_ms: u32,
 }
@@ -91,7 +91,7 @@ impl Remembered {
 
 /// A yes or a no that may be acted upon, or nothing.
 #[derive(Debug, Clone, Copy)]
-enum Answer {
+pub(super) enum Answer {
     Known { role: Option<Role> },
     Unknown,
 }
@@ -100,11 +100,11 @@ enum Answer {
 #[derive(Debug)]
 pub struct Authorizer {
     store: Store,
-    users: Arc<Directory>,
-    answers: Cache<(Id, Resource), Remembered>,
+    pub(super) users: Arc<Directory>,
+    pub(super) answers: Cache<(Id, Resource), Remembered>,
     max_age: Duration,
-    stale_max: Duration,
-    changes: Arc<Changes>,
+    pub(super) stale_max: Duration,
+    pub(super) changes: Arc<Changes>,
     metrics: Metrics,
 }
 
@@ -160,7 +160,10 @@ impl Authorizer {
     }
 
     /// Asks together what is not known of these users and channels, so that answers about each are at hand.
-    pub async fn prefetch(&self, wanted: &[(Id, Vec<Channel>)]) {
+    ///
+    /// # Errors
+    /// Not everything was answered.
+    pub async fn prefetch(&self, wanted: &[(Id, Vec<Channel>)]) -> Result<(), StoreError> {
         let users: HashSet<&Id> = wanted.iter().map(|(user, _)| user).collect();
         let pairs = wanted.iter().flat_map(|(user, channels)| channels.iter().map(move |channel| (user, channel)));
         let keys: HashSet<(Id, Resource)> =
@@ -168,33 +171,36 @@ impl Authorizer {
         let unknown = keys.into_iter().filter(|key| self.fresh(key).is_none());
         let (jobs, documents): (Vec<_>, Vec<_>) = unknown.partition(|(_, resource)| resource.kind() == Kind::Jobs);
         let users: Vec<Id> = users.into_iter().cloned().collect();
-        // Who asks for one of them afterwards is told what went wrong.
-        tokio::join!(self.users.prefetch(&users), self.prefetch_jobs(jobs), self.prefetch_documents(documents));
+        let (users, jobs, documents) =
+            tokio::join!(self.users.prefetch(&users), self.prefetch_jobs(jobs), self.prefetch_documents(documents));
+        users.and(jobs).and(documents)
     }
 
-    async fn prefetch_jobs(&self, keys: Vec<(Id, Resource)>) {
+    async fn prefetch_jobs(&self, keys: Vec<(Id, Resource)>) -> Result<(), StoreError> {
         for keys in keys.chunks(PREFETCH) {
             let asked = self.asking();
             let ids: Vec<Id> = keys.iter().filter_map(|(_, job)| Id::parse(job.id()).ok()).collect();
-            let Ok(owners) = self.store.job_owners(&ids).await else { return };
+            let owners = self.store.job_owners(&ids).await?;
             for key in keys {
                 let role = owners.get(key.1.id()).filter(|owner| **owner == key.0).map(|_| Role::Owner);
                 self.remember(key.clone(), role, asked);
             }
         }
+        Ok(())
     }
 
-    async fn prefetch_documents(&self, keys: Vec<(Id, Resource)>) {
+    async fn prefetch_documents(&self, keys: Vec<(Id, Resource)>) -> Result<(), StoreError> {
         for keys in keys.chunks(PREFETCH) {
             let asked = self.asking();
             let pair = |(user, document): &(Id, Resource)| Some((user.clone(), Id::parse(document.id()).ok()?));
             let pairs: Vec<(Id, Id)> = keys.iter().filter_map(pair).collect();
-            let Ok(roles) = self.store.document_roles(&pairs).await else { return };
+            let roles = self.store.document_roles(&pairs).await?;
             for key in keys {
                 let role = pair(key).and_then(|pair| roles.get(&pair).copied());
                 self.remember(key.clone(), role, asked);
             }
         }
+        Ok(())
     }
 
     /// Whether the user exists and is enabled; `None`: that can't be asked at the moment.
@@ -318,7 +324,7 @@ impl Authorizer {
         if self.changes.are_announced() { self.max_age } else { self.max_age.min(UNANNOUNCED_MAX) }
     }
 
-    fn fresh(&self, key: &(Id, Resource)) -> Option<Remembered> {
+    pub(super) fn fresh(&self, key: &(Id, Resource)) -> Option<Remembered> {
         let young = |known: &Remembered| {
             let now = Instant::now();
             now < known.fresh_until() && now < known.asked + self.age_max()
@@ -335,7 +341,7 @@ impl Authorizer {
         self.answers.insert(key, known);
     }
 
-    fn stale(&self, key: &(Id, Resource)) -> Answer {
+    pub(super) fn stale(&self, key: &(Id, Resource)) -> Answer {
         let known =
             self.answers.get(key).filter(|known| known.role.is_some() && known.asked.elapsed() < self.stale_max);
         // What was announced as changed is not believed, however long the database stays away.
@@ -344,13 +350,13 @@ impl Authorizer {
         known.map_or(Answer::Unknown, |known| Answer::Known { role: known.role })
     }
 
-    fn count(&self, from: &str, number: u64) {
+    pub(super) fn count(&self, from: &str, number: u64) {
         self.metrics.grants_cached.with_label_values(&[from]).inc_by(number);
     }
 }
 
 /// What has to be asked for a channel; the user's own needs no question.
-fn resource(channel: &Channel) -> Option<Resource> {
+pub(super) fn resource(channel: &Channel) -> Option<Resource> {
     match channel.kind() {
         Kind::Jobs | Kind::Docs => Some(channel.clone()),
         Kind::Presence => Id::parse(channel.id()).ok().map(|id| Channel::of(Kind::Docs, &id)),
@@ -363,7 +369,12 @@ fn ids(resources: &[Resource]) -> Vec<Id> {
     resources.iter().filter_map(|resource| Id::parse(resource.id()).ok()).collect()
 }
 
-fn verdict(principal: &Principal, channel: &Channel, own: Answer, answers: &HashMap<Resource, Answer>) -> Verdict {
+pub(super) fn verdict(
+    principal: &Principal,
+    channel: &Channel,
+    own: Answer,
+    answers: &HashMap<Resource, Answer>,
+) -> Verdict {
     let Answer::Known { role: standing } = own else { return Verdict::Unavailable };
     let answer = match channel.kind() {
         _ if standing.is_none() => return Verdict::Denied,

@@ -87,19 +87,32 @@ impl Directory {
         }
     }
 
+    /// What is known without asking: fresh, from a question at `asked` or later, or good and not too old.
+    pub(super) fn recall(&self, id: &Id, asked: Instant) -> Option<Found> {
+        let counts = |found: &Found| {
+            let good = found.is_good() && found.asked.elapsed() < self.stale_max;
+            (good || found.asked >= asked) && self.changes.user_holds(found.since, id)
+        };
+        self.known.get(id).filter(|found| self.is_fresh(id, found) || counts(found))
+    }
+
     /// Asks for all of these of which nothing fresh is known, together.
-    pub(super) async fn prefetch(&self, ids: &[Id]) {
+    ///
+    /// # Errors
+    /// The database is away.
+    pub(super) async fn prefetch(&self, ids: &[Id]) -> Result<(), StoreError> {
         let fresh = |id: &Id| self.known.get(id).is_some_and(|found| self.is_fresh(id, &found));
         let unknown: Vec<Id> = ids.iter().filter(|id| !fresh(id)).cloned().collect();
         if unknown.is_empty() {
-            return;
+            return Ok(());
         }
         let (asked, since) = (Instant::now(), self.changes.now());
-        let Ok(mut users) = self.store.users(&unknown).await else { return };
+        let mut users = self.store.users(&unknown).await?;
         for id in unknown {
             let user = users.remove(&id).map(Arc::new);
             self.known.insert(id, Found { user, asked, since });
         }
+        Ok(())
     }
 
     fn is_fresh(&self, id: &Id, found: &Found) -> bool {

@@ -16,6 +16,7 @@ mod directory;
 mod failure;
 mod jwks;
 mod keys;
+mod recall;
 #[cfg(test)]
 mod tests;
 mod ticket;
@@ -35,6 +36,7 @@ pub use credentials::Credentials;
 pub use directory::Directory;
 pub use failure::AuthFailure;
 pub use failure::AuthSetupError;
+pub use recall::Recalled;
 pub use ticket::CookieHash;
 pub use ticket::Holder;
 pub use ticket::TICKET_LIFE;

@@ -111,6 +111,24 @@ pub struct Config {
     /// Every setting as it is in force, secrets hidden, one `key = value` a line.
     #[serde(skip)]
     pub shown: String,
+    /// No settings.
+    #[serde(skip)]
+    pub hooks: Hooks,
+}
+
+/// What only tests change: no file and no variable reaches it.
+#[derive(Debug, Clone)]
+pub struct Hooks {
+    /// How often a peer that can answer is asked whether it is there.
+    pub ping: Duration,
+    /// Open streams are asked about without an announcement as well. Without it a test sees what that is good for.
+    pub sweeps: bool,
+}
+
+impl Default for Hooks {
+    fn default() -> Self {
+        Self { ping: Duration::from_secs(25), sweeps: true }
+    }
 }
 
 /// How log lines look.

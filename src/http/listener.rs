@@ -61,6 +61,8 @@ pub struct ListenerLimits {
     pub head_timeout: Duration,
     /// Plain streams leave hyper and write to their sockets themselves.
     pub takeover: bool,
+    /// How often a peer that can answer is asked whether it is there.
+    pub ping: Duration,
 }
 
 /// Binds a listener.
@@ -94,7 +96,7 @@ pub async fn serve(
     signals: Signals,
 ) {
     let slots = Arc::new(Semaphore::new(limits.connections_max));
-    let around = Arc::new(Surroundings { tasks: tasks.clone(), stop: signals.stop.clone() });
+    let around = Arc::new(Surroundings { tasks: tasks.clone(), stop: signals.stop.clone(), ping: limits.ping });
     loop {
         let accepted = tokio::select! {
             () = signals.stop.cancelled() => return,

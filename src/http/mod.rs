@@ -39,6 +39,7 @@ pub use listener::ListenerLimits;
 pub use listener::Signals;
 pub use listener::bind;
 pub use listener::serve;
+pub use ws::open_with as open_websocket;
 
 use crate::auth::Authenticator;
 use crate::config::Config;

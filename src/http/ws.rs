@@ -25,6 +25,7 @@ use crate::http::commands::Commander;
 use crate::http::events;
 use crate::http::takeover::Switch;
 use crate::session::Session;
+use crate::transport::ws::Commands;
 
 /// The only version (RFC 6455 §4.4).
 const VERSION: &str = "13";
@@ -63,9 +64,15 @@ struct Offer<'a> {
     security(("token" = [])),
 )]
 pub(super) async fn open(State(shared): State<AppState>, request: Request<Body>) -> Response<Body> {
+    let commands = Arc::new(Commander::new(Arc::clone(&shared)));
+    open_with(shared, request, commands).await
+}
+
+/// The same where somebody else does what the client asks for: `tests/it/rfc6455/echo.rs` says it again.
+pub async fn open_with(shared: AppState, request: Request<Body>, commands: Arc<dyn Commands>) -> Response<Body> {
     let mut set_cookie = SetCookie::default();
     let (head, body) = request.into_parts();
-    let result = accept(&shared, &head, body.is_end_stream(), &mut set_cookie).await;
+    let result = accept(&shared, &head, body.is_end_stream(), commands, &mut set_cookie).await;
     let status = match &result {
         Ok(_) => "accepted",
         Err(error) => error.outcome(),
@@ -88,6 +95,7 @@ async fn accept(
     shared: &AppState,
     head: &Parts,
     is_empty: bool,
+    commands: Arc<dyn Commands>,
     set_cookie: &mut SetCookie,
 ) -> Result<Response<Body>, ApiError> {
     let offer = read_offer(head, is_empty)?;
@@ -106,7 +114,7 @@ async fn accept(
         return Err(ApiError::denied()); // browsers say where a page is from; whoever does not is none, or hides it
     }
     match events::open_socket(shared, &head.uri, &head.headers, &tokens, set_cookie).await {
-        Ok(Some(session)) => Ok(switch_protocols(shared, switch, &offer, *session)),
+        Ok(Some(session)) => Ok(switch_protocols(switch, &offer, *session, commands)),
         Ok(None) => Ok(StatusCode::NO_CONTENT.into_response()),
         // A foreign page's request with our cookie: no other credential would change that.
         Err(error) if error.status == 401 && by_cookie => Err(ApiError::denied()),
@@ -121,7 +129,12 @@ fn is_explicit(head: &Parts, tokens: &[&str]) -> bool {
     in_query || !tokens.is_empty() || head.headers.contains_key(header::AUTHORIZATION)
 }
 
-fn switch_protocols(shared: &AppState, switch: &Switch, offer: &Offer<'_>, session: Session) -> Response<Body> {
+fn switch_protocols(
+    switch: &Switch,
+    offer: &Offer<'_>,
+    session: Session,
+    commands: Arc<dyn Commands>,
+) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
@@ -133,7 +146,7 @@ fn switch_protocols(shared: &AppState, switch: &Switch, offer: &Offer<'_>, sessi
     let chosen = offer.protocols.iter().find(|protocol| **protocol == PROTOCOL).or(offer.protocols.first());
     let chosen = chosen.and_then(|protocol| HeaderValue::from_str(protocol).ok());
     chosen.into_iter().for_each(|chosen| drop(headers.insert(header::SEC_WEBSOCKET_PROTOCOL, chosen)));
-    switch.claim(session, Arc::new(Commander::new(Arc::clone(shared))));
+    switch.claim(session, commands);
     response
 }
 

@@ -17,6 +17,7 @@ use crate::auth::Principal;
 use crate::event::Channel;
 use crate::event::Cursor;
 use crate::event::Id;
+use crate::event::Kind;
 use crate::hub::CloseReason;
 use crate::hub::ConnectionId;
 use crate::hub::Frame;
@@ -138,6 +139,12 @@ impl Live {
 
     pub(super) fn observes(&self) -> bool {
         self.state.lock().observes
+    }
+
+    /// Others see whether it is there, or it sees that of others.
+    #[must_use]
+    pub fn is_seen(&self) -> bool {
+        self.grants().iter().any(|grant| grant.channel().kind() == Kind::Presence)
     }
 
     /// Its number.

@@ -95,6 +95,8 @@ pub struct Sessions {
     pub known: Cache<Channel, Known>,
     /// The same of jobs that only the database knows, for `ROW_AGE_MAX`.
     pub known_rows: Cache<Channel, Known>,
+    /// Jobs that polls were told of: between two of them nobody carries them, and yet they are to be told what becomes of them.
+    pub polled: Cache<Channel, ()>,
     /// Longest silence of a stream, in milliseconds, as the client is told.
     pub heartbeat_ms: u64,
     /// Channels of one stream at most.
@@ -111,6 +113,8 @@ pub struct Sessions {
     pub presence: Presence,
     /// Streams of other nodes, by user and name.
     pub(self) elsewhere: Cache<(Id, Box<str>), u64>,
+    /// Streams are asked about without an announcement as well; always, but for a test.
+    pub sweeps: bool,
 }
 
 impl Sessions {
@@ -135,6 +139,8 @@ impl Sessions {
             catchups: Semaphore::new(CATCHUPS_MAX),
             known: Cache::new(KNOWN_STATES_MAX, config.log_retention),
             known_rows: Cache::new(KNOWN_STATES_MAX, ROW_AGE_MAX),
+            // As long as a poll's cursor is good.
+            polled: Cache::new(KNOWN_STATES_MAX, config.log_retention),
             heartbeat_ms: u64::try_from(config.heartbeat_interval.as_millis()).unwrap_or(u64::MAX),
             channels_max: config.channels_max,
             // Refreshed long before that: so it is at least the retention after the last stream.
@@ -144,6 +150,7 @@ impl Sessions {
             doubts: Doubts::default(),
             presence,
             elsewhere: Cache::new(ELSEWHERE_MAX, ELSEWHERE_KEPT),
+            sweeps: config.hooks.sweeps,
         }
     }
 
@@ -154,6 +161,7 @@ impl Sessions {
                 tokio::time::sleep(ROW_AGE_MAX).await;
                 self.known.prune();
                 self.known_rows.prune();
+                self.polled.prune();
             }
         };
         tokio::join!(caches, self.keep_records());

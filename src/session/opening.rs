@@ -12,6 +12,7 @@ use crate::auth::Grant;
 use crate::clock;
 use crate::error::ApiError;
 use crate::event::Channel;
+use crate::event::Kind;
 use crate::hub::CloseReason;
 use crate::hub::Frame;
 use crate::hub::Refused;
@@ -84,8 +85,13 @@ pub enum Step {
 
 impl Drop for Opening {
     fn drop(&mut self) {
-        self.session.sessions.lives.remove(&self.session.live);
-        self.session.sessions.part_for(&self.session.live, self.reason);
+        let sessions = &self.session.sessions;
+        if self.transport == Transport::Poll {
+            let jobs = self.session.live.channels().into_iter().filter(|channel| channel.kind() == Kind::Jobs);
+            jobs.for_each(|job| sessions.polled.insert(job, ()));
+        }
+        sessions.lives.remove(&self.session.live);
+        sessions.part_for(&self.session.live, self.reason);
         let metrics = &self.session.sessions.metrics;
         metrics.active_connections.with_label_values(&[self.transport.as_str()]).dec();
         metrics.ended.with_label_values(&[self.reason.as_str()]).inc();

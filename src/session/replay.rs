@@ -23,6 +23,14 @@ use crate::session::live::Begin;
 
 /// Entries of one page of a replay.
 const PAGE: usize = 128;
+/// Entries of the first page that is read from the log beyond the window, of one at least, and at most.
+const LOG_PAGE: usize = 64;
+const LOG_PAGE_MIN: usize = 16;
+const LOG_PAGE_MAX: usize = 512;
+/// Bytes of such a page, if entries go on as large as they were: many may read at once, and the connection serves others too.
+const LOG_PAGE_BYTES: usize = 1024 * 1024;
+/// What an entry takes beside its data.
+const ENTRY_BYTES: usize = 256;
 /// How long the window is waited for when a state from elsewhere is newer than it.
 pub(super) const STATE_AHEAD_WAIT: Duration = Duration::from_millis(2000);
 /// Where a stream is while it catches up.
@@ -37,12 +45,21 @@ pub(super) struct Progress {
     pub(super) said: HashMap<Channel, bool>,
     /// Snapshots are sent.
     pub(super) is_ready: bool,
+    /// Entries of the next page of the log.
+    pub(super) log_page: usize,
 }
 
 pub(super) enum Page {
     Frames(VecDeque<Frame>),
     CaughtUp,
     Lost,
+}
+
+/// How many entries like these make a page of the log.
+fn entries_of_a_page(page: &[Entry]) -> usize {
+    let data = |entry: &Entry| entry.event.as_ref().map_or(0, |event| event.data.len());
+    let bytes: usize = page.iter().map(|entry| data(entry) + ENTRY_BYTES).sum();
+    (LOG_PAGE_BYTES * page.len() / bytes.max(1)).clamp(LOG_PAGE_MIN, LOG_PAGE_MAX)
 }
 
 impl Session {
@@ -59,7 +76,7 @@ impl Session {
         let generation = if resume.is_some() { generation } else { window.generation() };
         let at = resume.unwrap_or_else(|| window.head());
         let untouched = resume.is_none();
-        Progress { channels, at, generation, untouched, said: HashMap::new(), is_ready: false }
+        Progress { channels, at, generation, untouched, said: HashMap::new(), is_ready: false, log_page: LOG_PAGE }
     }
 
     pub(super) fn reset(&self, channels: &[Channel]) -> Option<Frame> {
@@ -108,13 +125,14 @@ impl Session {
         };
         let _turn = self.sessions.catchups.acquire().await.map_err(|_| ApiError::unavailable("stopping"))?;
         let broker = &self.sessions.broker;
-        let page = broker.read_after(progress.at.at, PAGE * 4).await.map_err(unavailable)?;
+        let page = broker.read_after(progress.at.at, progress.log_page).await.map_err(unavailable)?;
         // Asked after reading: as long as the entry before the page is still there, nothing of the page was trimmed away.
         if broker.locate(&progress.at).await.map_err(unavailable)? != Located::Found {
             return Ok(None);
         }
         let Some(last) = page.last() else { return Ok(None) };
         progress.at = progress.cursor(last);
+        progress.log_page = entries_of_a_page(&page);
         let channels = &progress.channels;
         let wanted = |entry: &Entry| entry.event.as_ref().is_some_and(|event| channels.contains(&event.channel));
         Ok(Some(page.into_iter().filter(wanted).map(Arc::new).collect()))

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::auth;
 use crate::auth::Principal;
+use crate::auth::Recalled;
 use crate::event::Channel;
 use crate::event::Id;
 use crate::event::Kind;
@@ -54,7 +55,8 @@ pub struct Doubts {
 struct Doubtful {
     /// And since when.
     streams: HashMap<ConnectionId, (Arc<Live>, Instant)>,
-    everything: bool,
+    /// All streams, since then. As long as too many are in doubt this does not become younger, or nobody would ever be in doubt for long.
+    everything: Option<Instant>,
 }
 
 impl Doubts {
@@ -62,23 +64,46 @@ impl Doubts {
     fn add(&self, live: &Arc<Live>, since: Instant) {
         let mut waiting = self.waiting.lock();
         if waiting.streams.len() >= DOUBTFUL_MAX {
-            *waiting = Doubtful { everything: true, ..Doubtful::default() };
+            let all = waiting.streams.values().map(|(_, since)| *since).chain(waiting.everything).chain([since]);
+            let oldest = all.min();
+            *waiting = Doubtful { everything: oldest, ..Doubtful::default() };
         } else {
-            waiting.streams.entry(live.id).or_insert((Arc::clone(live), since));
+            // While it is looked at it is not in here, and the sweep may have come by meanwhile: what was in doubt before still is.
+            let known = waiting.streams.entry(live.id).or_insert_with(|| (Arc::clone(live), since));
+            known.1 = known.1.min(since);
         }
         drop(waiting);
         self.bell.notify_one();
     }
 
     fn all(&self) {
-        self.waiting.lock().everything = true;
+        self.waiting.lock().everything.get_or_insert_with(Instant::now);
         self.bell.notify_one();
     }
 
-    fn take(&self) -> (Vec<(Arc<Live>, Instant)>, bool) {
+    fn take(&self) -> (Vec<(Arc<Live>, Instant)>, Option<Instant>) {
         let Doubtful { streams, everything } = std::mem::take(&mut *self.waiting.lock());
         (streams.into_values().collect(), everything)
     }
+}
+
+/// How many of so many streams, each of which is due once in `round`.
+fn due(streams: usize, passed: Duration, round: Duration) -> usize {
+    let round = round.max(SWEEP_EVERY);
+    let part = (streams as u128 * passed.min(round).as_millis()).div_ceil(round.as_millis());
+    usize::try_from(part).unwrap_or(streams).max(1)
+}
+
+/// What of a stream's channels is denied.
+fn lost(channels: Vec<Channel>, verdicts: Vec<auth::Verdict>) -> Reviewed {
+    if verdicts.iter().any(|verdict| matches!(verdict, auth::Verdict::Unavailable)) {
+        return Reviewed::Unknown;
+    }
+    let all = channels.len();
+    let denied = channels.into_iter().zip(verdicts).filter(|(_, v)| matches!(v, auth::Verdict::Denied));
+    let leave: Vec<Channel> = denied.map(|(channel, _)| channel).collect();
+    let end = (leave.len() == all).then_some(CloseReason::Revoked);
+    if leave.is_empty() { Reviewed::Same } else { Reviewed::Lost { leave, end } }
 }
 
 /// What became of a stream's rights.
@@ -132,8 +157,8 @@ impl Sessions {
         if !changed.jobs.is_empty() {
             // A full queue holds the announcements back, and with them nothing that the sweep would not find.
             let rows = changed.jobs.into_iter().map(|job| {
-                let carried = carried.contains(&Channel::of(Kind::Jobs, &job));
-                (job, carried)
+                let channel = Channel::of(Kind::Jobs, &job);
+                (job, carried.contains(&channel) || self.polled.get(&channel).is_some())
             });
             drop(jobs.send(rows.collect()).await);
         }
@@ -166,22 +191,32 @@ impl Sessions {
     /// Asks what these streams may see, where what is known of it may be wrong, and takes away what they may not.
     pub(super) async fn recheck(&self, lives: Vec<Arc<Live>>) {
         let now = Instant::now();
-        self.review_all(lives.into_iter().map(|live| (live, now)).collect()).await;
+        self.review_all(lives.into_iter().map(|live| (live, now)).collect(), false).await;
     }
 
-    async fn review_all(&self, lives: Vec<(Arc<Live>, Instant)>) {
+    /// `away`: nobody is there to be asked. Answers the same: who waits for one answer in vain does not wait for the next.
+    async fn review_all(&self, lives: Vec<(Arc<Live>, Instant)>, mut away: bool) -> bool {
         for chunk in lives.chunks(CHUNK) {
             let wanted: Vec<(Id, Vec<Channel>)> =
                 chunk.iter().map(|(live, _)| (live.principal().user.id.clone(), live.channels())).collect();
-            self.authorizer.prefetch(&wanted).await;
-            let reviews = stream::iter(chunk).for_each_concurrent(AT_ONCE, |(live, since)| self.settle(live, *since));
+            let mut asked = Some(Instant::now());
+            if !away && let Err(error) = self.authorizer.prefetch(&wanted).await {
+                away = error.is_away();
+                // The database is there, and one of these many questions is what it can't answer: each alone.
+                asked = asked.filter(|_| away);
+                tracing::debug!(cause = %error, streams = chunk.len(), "permissions of open streams can't be asked");
+            }
+            let reviews =
+                stream::iter(chunk).for_each_concurrent(AT_ONCE, |(live, since)| self.settle(live, *since, asked));
             reviews.await;
         }
+        away
     }
 
-    async fn settle(&self, live: &Arc<Live>, since: Instant) {
+    /// `asked`: everything that could be asked was asked then.
+    async fn settle(&self, live: &Arc<Live>, since: Instant, asked: Option<Instant>) {
         let _turn = self.turns.of(live.id).lock().await;
-        let lost = match self.review(live).await {
+        let lost = match self.review(live, asked).await {
             Reviewed::Same => return,
             Reviewed::Unknown if since.elapsed() < DOUBT_MAX => return self.doubts.add(live, since),
             // Errors deny. It may come back, and is let in when it can be asked.
@@ -203,26 +238,25 @@ impl Sessions {
         self.part(live, left.iter(), Parting::Revoked);
     }
 
-    async fn review(&self, live: &Arc<Live>) -> Reviewed {
+    async fn review(&self, live: &Arc<Live>, asked: Option<Instant>) -> Reviewed {
         let (principal, channels) = (live.principal(), live.channels());
-        match self.authorizer.admits(&principal).await {
-            None => return Reviewed::Unknown,
-            Some(false) => return Reviewed::Lost { leave: channels, end: Some(CloseReason::Disabled) },
-            Some(true) => {}
+        let recalled = match asked {
+            Some(asked) => self.authorizer.recall(&principal, &channels, asked),
+            None => self.ask(&principal, &channels).await,
+        };
+        match recalled {
+            Recalled::Unknown => Reviewed::Unknown,
+            Recalled::Disabled => Reviewed::Lost { leave: channels, end: Some(CloseReason::Disabled) },
+            Recalled::Verdicts(verdicts) => lost(channels, verdicts),
         }
-        self.lost(&principal, channels).await
     }
 
-    async fn lost(&self, principal: &Principal, channels: Vec<Channel>) -> Reviewed {
-        let verdicts = self.authorizer.authorize(principal, &channels).await;
-        if verdicts.iter().any(|verdict| matches!(verdict, auth::Verdict::Unavailable)) {
-            return Reviewed::Unknown;
+    async fn ask(&self, principal: &Principal, channels: &[Channel]) -> Recalled {
+        match self.authorizer.admits(principal).await {
+            None => Recalled::Unknown,
+            Some(false) => Recalled::Disabled,
+            Some(true) => Recalled::Verdicts(self.authorizer.authorize(principal, channels).await),
         }
-        let all = channels.len();
-        let denied = channels.into_iter().zip(verdicts).filter(|(_, v)| matches!(v, auth::Verdict::Denied));
-        let leave: Vec<Channel> = denied.map(|(channel, _)| channel).collect();
-        let end = (leave.len() == all).then_some(CloseReason::Revoked);
-        if leave.is_empty() { Reviewed::Same } else { Reviewed::Lost { leave, end } }
     }
 
     /// Those of which there is nothing any more. When that can't be asked, they count as taken away.
@@ -255,34 +289,39 @@ impl Sessions {
         loop {
             self.doubts.bell.notified().await;
             let (doubtful, everything) = self.doubts.take();
-            let tried_before = doubtful.iter().any(|(_, since)| since.elapsed() > AGAIN);
-            if tried_before {
+            let tried_before = doubtful.iter().map(|(_, since)| *since).chain(everything);
+            if tried_before.into_iter().any(|since| since.elapsed() > AGAIN) {
                 tokio::time::sleep(AGAIN).await;
             }
-            self.review_all(doubtful).await;
-            if everything {
-                self.review_everything().await;
+            let away = self.review_all(doubtful, false).await;
+            if let Some(since) = everything {
+                self.review_everything(since, away).await;
             }
         }
     }
 
-    async fn review_everything(&self) {
+    async fn review_everything(&self, since: Instant, mut away: bool) {
         let mut last = None;
         loop {
             let part = self.lives.after(last.as_ref(), CHUNK);
             let Some(newest) = part.last() else { return };
             last = Some(Arc::clone(newest));
-            self.recheck(part).await;
+            away = self.review_all(part.into_iter().map(|live| (live, since)).collect(), away).await;
         }
     }
 
     /// Goes round all streams, once in the time for which an answer may be old.
     async fn sweep(&self, jobs: &mpsc::Sender<Vec<(Id, bool)>>) {
+        if !self.sweeps {
+            return std::future::pending().await;
+        }
         let mut last: Option<Arc<Live>> = None;
+        let mut before = Instant::now();
         loop {
             tokio::time::sleep(SWEEP_EVERY).await;
-            let rounds = (self.authorizer.age_max().as_millis() / SWEEP_EVERY.as_millis()).max(1);
-            let part = self.lives.count().div_ceil(usize::try_from(rounds).unwrap_or(usize::MAX)).max(1);
+            // As many as have become due: more of them when the last part took long, because nobody answered.
+            let passed = std::mem::replace(&mut before, Instant::now()).elapsed();
+            let part = due(self.lives.count(), passed, self.authorizer.age_max());
             let lives = self.lives.after(last.as_ref(), part);
             last = lives.last().cloned();
             if !self.authorizer.changes().are_announced() {
@@ -290,5 +329,51 @@ impl Sessions {
             }
             self.recheck(lives).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_stream_is_due_once_a_round() {
+        let round = Duration::from_secs(60);
+        assert_eq!(due(48_000, SWEEP_EVERY, round), 200);
+        assert_eq!(due(48_000, Duration::from_secs(6), round), 4800, "a part that took long is made up for");
+        assert_eq!(due(48_000, Duration::from_secs(600), round), 48_000, "but nobody is looked at twice");
+        assert_eq!((due(10, SWEEP_EVERY, round), due(0, SWEEP_EVERY, round)), (1, 1));
+        assert_eq!(due(10, SWEEP_EVERY, Duration::ZERO), 10);
+    }
+
+    /// Whoever comes by again makes no doubt younger, or one that is looked at often would never last long enough to end its stream.
+    #[tokio::test(start_paused = true)]
+    async fn a_doubt_is_as_old_as_it_is() {
+        let (doubts, begun) = (Doubts::default(), Instant::now());
+        let live =
+            Arc::new(Live::new(ConnectionId(1), Principal::for_test("ada"), Arc::from([]), None, (false, false)));
+        doubts.add(&live, begun);
+        let taken = doubts.take().0.pop().unwrap();
+        tokio::time::advance(DOUBT_MAX).await;
+        doubts.add(&live, Instant::now());
+        doubts.add(&taken.0, taken.1);
+        doubts.add(&live, Instant::now());
+        assert_eq!(doubts.take().0.pop().unwrap().1, begun);
+    }
+
+    /// More than can be remembered: since when one of them is in doubt is not forgotten, or as long as there are so many nobody's doubt
+    /// would ever last long enough to end them.
+    #[tokio::test(start_paused = true)]
+    async fn too_many_doubts_are_not_younger_ones() {
+        let (doubts, begun) = (Doubts::default(), Instant::now());
+        tokio::time::advance(DOUBT_MAX).await;
+        let live =
+            |n| Arc::new(Live::new(ConnectionId(n), Principal::for_test("ada"), Arc::from([]), None, (false, false)));
+        for n in 0..2 * DOUBTFUL_MAX as u64 {
+            doubts.add(&live(n), if n == 7 { begun } else { Instant::now() });
+        }
+        let (streams, everything) = doubts.take();
+        assert!(streams.len() <= DOUBTFUL_MAX);
+        assert_eq!(everything, Some(begun));
     }
 }

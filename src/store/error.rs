@@ -62,9 +62,15 @@ pub enum StoreError {
         /// What the database said.
         source: Box<MigrateError>,
     },
-    /// No answer within the bound.
+    /// The database gave up answering within the bound.
     #[error("the question `{query}` was not answered in time")]
     Timeout {
+        /// Which question.
+        query: &'static str,
+    },
+    /// Nobody answered at all: no connection, or silence on it.
+    #[error("the question `{query}` was not heard")]
+    Silent {
         /// Which question.
         query: &'static str,
     },
@@ -105,7 +111,7 @@ impl StoreError {
             Self::Migration { source } => {
                 format!("run `tidings migrate` again once this is solved: {}", one_line(source))
             }
-            Self::Timeout { .. } => "look at the load of the database, and for locks".to_owned(),
+            Self::Timeout { .. } | Self::Silent { .. } => "look at the load of the database, and for locks".to_owned(),
             Self::Query { source, .. } => format!("look at the log of the database: {}", one_line(source)),
         }
     }
@@ -113,13 +119,19 @@ impl StoreError {
     /// Whether the same question can be answered later without anybody's help.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Timeout { .. } | Self::Query { .. })
+        self.is_away() || matches!(self, Self::Timeout { .. } | Self::Query { .. })
+    }
+
+    /// Whether nobody is there to be asked, so that another question would fare no better.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Silent { .. })
     }
 
     /// The metric label.
     pub(super) fn outcome(&self) -> &'static str {
         match self {
-            Self::Timeout { .. } => "timeout",
+            Self::Timeout { .. } | Self::Silent { .. } => "timeout",
             Self::Unreachable { .. } => "unreachable",
             _ => "error",
         }
@@ -128,7 +140,7 @@ impl StoreError {
     /// What the driver said while answering a question.
     pub(super) fn of_query(query: &'static str, source: sqlx::Error) -> Self {
         match &source {
-            sqlx::Error::PoolTimedOut => Self::Timeout { query },
+            sqlx::Error::PoolTimedOut => Self::Silent { query },
             // statement_timeout
             sqlx::Error::Database(e) if e.code().as_deref() == Some("57014") => Self::Timeout { query },
             _ => Self::Query { query, source: Box::new(source) },

@@ -13,6 +13,7 @@ mod changed;
 mod error;
 mod migrate;
 mod postgres;
+mod postgres_ask;
 mod postgres_open;
 mod sqlite;
 #[cfg(test)]

@@ -11,15 +11,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use futures_util::TryStreamExt as _;
-use sqlx::AssertSqlSafe;
-use sqlx::Either;
-use sqlx::Executor as _;
 use sqlx::PgPool;
 use sqlx::Postgres;
 use sqlx::Row as _;
-use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgArguments;
 use sqlx::postgres::PgRow;
 use sqlx::query::Query;
@@ -30,7 +26,6 @@ use crate::jobs::JobState;
 use crate::jobs::TerminalStatuses;
 use crate::store::Existing;
 use crate::store::JobRow;
-use crate::store::QUERY_TIMEOUT;
 use crate::store::Role;
 use crate::store::StoreError;
 use crate::store::User;
@@ -40,8 +35,6 @@ use crate::store::error::one_line;
 use crate::store::writes;
 use crate::store::writes::Write;
 
-/// Beyond the server's own `statement_timeout`: only a server that doesn't answer at all is later than this.
-const SILENCE: std::time::Duration = QUERY_TIMEOUT.saturating_add(std::time::Duration::from_millis(250));
 /// Connections at most; also how many are thrown away at once when the server went silent.
 pub(super) const CONNECTIONS_MAX: u32 = 8;
 
@@ -53,6 +46,8 @@ pub struct PostgresStore {
     pub(super) target: Arc<str>,
     pub(super) metrics: crate::telemetry::Metrics,
     pub(super) can_write_back: bool,
+    /// What a connection is told stays with it: proven by a notification that arrives. A pooler in transaction mode hands connections round.
+    pub(super) own_session: Arc<AtomicBool>,
 }
 
 /// The statements with the schema's name put in, once.
@@ -90,57 +85,6 @@ fn in_schema(schema: &str, text: &str) -> String {
 
 pub(super) type PgQuery = Query<'static, Postgres, PgArguments>;
 
-/// What a statement answered.
-#[derive(Default)]
-pub(super) struct Answer {
-    rows: Vec<PgRow>,
-    changed: u64,
-}
-
-/// A connection that goes back to the pool only after a whole answer. One that was given up in the middle, by us or by a
-/// caller who left, is closed: the pool would wait for the rest of its answer, for minutes when the network is gone.
-struct Lease(Option<PoolConnection<Postgres>>);
-
-impl Lease {
-    async fn run(&mut self, query: PgQuery) -> Result<Answer, sqlx::Error> {
-        let Some(connection) = self.0.as_mut() else { return Err(sqlx::Error::PoolClosed) };
-        collect(connection, query).await
-    }
-
-    fn give_back(&mut self) {
-        drop(self.0.take());
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if let Some(connection) = self.0.take() {
-            drop(connection.detach());
-        }
-    }
-}
-
-pub(super) async fn collect(connection: &mut sqlx::PgConnection, query: PgQuery) -> Result<Answer, sqlx::Error> {
-    let mut answer = Answer::default();
-    let mut parts = connection.fetch_many(query);
-    while let Some(part) = parts.try_next().await? {
-        match part {
-            Either::Left(done) => answer.changed += done.rows_affected(),
-            Either::Right(row) => answer.rows.push(row),
-        }
-    }
-    Ok(answer)
-}
-
-/// Whether the connection, not the question, is what failed: then a fresh one may answer.
-fn is_broken(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => true,
-        sqlx::Error::Database(e) => e.code().is_some_and(|code| code.starts_with("57P") || code.starts_with("08")),
-        _ => false,
-    }
-}
-
 /// Whether a row of the batch is what the database refuses: a value its column can't hold, or a rule of the application.
 fn is_about_a_row(error: &StoreError) -> bool {
     let StoreError::Query { source, .. } = error else { return false };
@@ -149,55 +93,6 @@ fn is_about_a_row(error: &StoreError) -> bool {
 }
 
 impl PostgresStore {
-    /// Asks and counts. A connection that broke since its last use is replaced, and the question asked once more.
-    async fn ask(
-        &self,
-        name: &'static str,
-        sql: &Arc<str>,
-        bind: impl Fn(PgQuery) -> PgQuery,
-    ) -> Result<Answer, StoreError> {
-        let mut result = self.attempt(bind(sqlx::query(AssertSqlSafe(Arc::clone(sql))))).await;
-        if result.as_ref().err().is_some_and(is_broken) {
-            self.drop_idle();
-            result = self.attempt(bind(sqlx::query(AssertSqlSafe(Arc::clone(sql))))).await;
-        }
-        let result = result.map_err(|source| self.error(name, source));
-        let outcome = result.as_ref().map_or_else(StoreError::outcome, |_| "ok");
-        self.metrics.store_queries.with_label_values(&[name, outcome]).inc();
-        result
-    }
-
-    async fn attempt(&self, query: PgQuery) -> Result<Answer, sqlx::Error> {
-        let mut lease = Lease(Some(self.pool.acquire().await?));
-        match tokio::time::timeout(SILENCE, lease.run(query)).await {
-            Err(_) => {
-                drop(lease);
-                // The other connections lead to the same silent server, or through the same dead network.
-                self.drop_idle();
-                Err(sqlx::Error::PoolTimedOut)
-            }
-            Ok(Err(error)) if is_broken(&error) => Err(error),
-            Ok(result) => {
-                lease.give_back();
-                result
-            }
-        }
-    }
-
-    fn drop_idle(&self) {
-        for _ in 0..CONNECTIONS_MAX {
-            let Some(connection) = self.pool.try_acquire() else { return };
-            drop(connection.detach());
-        }
-    }
-
-    fn error(&self, query: &'static str, source: sqlx::Error) -> StoreError {
-        if is_broken(&source) {
-            return StoreError::Unreachable { target: self.target.to_string(), source: Box::new(source) };
-        }
-        StoreError::of_query(query, source)
-    }
-
     pub(super) async fn users(&self, ids: &[Id]) -> Result<HashMap<Id, User>, StoreError> {
         let asked = texts(ids);
         let rows = self.ask("users", &self.sql.users, |query| query.bind(asked.clone())).await?.rows;

@@ -2,14 +2,15 @@
 
 use std::str::FromStr as _;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use sqlx::AssertSqlSafe;
 use sqlx::ConnectOptions as _;
 use sqlx::Connection as _;
-use sqlx::Executor as _;
 use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::PgListener;
 use sqlx::postgres::PgPoolOptions;
 
 use crate::config::Config;
@@ -21,10 +22,12 @@ use crate::store::postgres::CONNECTIONS_MAX;
 use crate::store::postgres::PgQuery;
 use crate::store::postgres::Statements;
 use crate::store::postgres::bind_writes;
-use crate::store::postgres::collect;
+use crate::store::postgres_ask::collect;
 use crate::telemetry::Metrics;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the proof may take that connections are ours alone; else it is assumed that they are not, until `watch` proves it.
+const PROOF_PATIENCE: Duration = Duration::from_secs(1);
 /// Idle connections go away after a storm.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -36,6 +39,7 @@ impl PostgresStore {
         let mut connection = connect(&options).await?;
         check(&mut connection, &sql, &config.database_schema).await?;
         let can_write_back = may_write(&mut connection, &sql).await;
+        let own_session = Arc::new(AtomicBool::new(is_own(&options, &mut connection).await));
         drop(connection.close().await);
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
@@ -43,10 +47,23 @@ impl PostgresStore {
             .idle_timeout(IDLE_TIMEOUT)
             // A round trip less for every question; a connection that died meanwhile is found out by using it.
             .test_before_acquire(false)
-            .after_connect(|connection, _| Box::pin(async move { limit(connection).await }))
             .connect_lazy_with(options);
-        Ok(Self { pool, sql: Arc::new(sql), target: target.into(), metrics: metrics.clone(), can_write_back })
+        let (target, metrics) = (target.into(), metrics.clone());
+        Ok(Self { pool, sql: Arc::new(sql), target, metrics, can_write_back, own_session })
     }
+}
+
+/// Whether what a connection is told stays with it: a notification over another one arrives at the one that listens.
+async fn is_own(options: &PgConnectOptions, other: &mut PgConnection) -> bool {
+    let heard = async {
+        let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options.clone());
+        let mut listener = PgListener::connect_with(&pool).await?;
+        let channel = format!("tidings_probe_{:016x}", fastrand::u64(..));
+        listener.listen(&channel).await?;
+        collect(other, sqlx::query("SELECT pg_notify($1, '')").bind(channel)).await?;
+        listener.recv().await
+    };
+    tokio::time::timeout(PROOF_PATIENCE, heard).await.is_ok_and(|heard| heard.is_ok())
 }
 
 /// The connection that `DATABASE_URL` describes.
@@ -61,12 +78,6 @@ fn target(options: &PgConnectOptions) -> String {
         Some(directory) => directory.display().to_string(),
         None => format!("{}:{}", options.get_host(), options.get_port()),
     }
-}
-
-/// `SET` rather than a parameter of the handshake: PgBouncer knows only some of those.
-async fn limit(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let set = format!("SET statement_timeout = {}", QUERY_TIMEOUT.as_millis());
-    connection.execute(AssertSqlSafe(set)).await.map(drop)
 }
 
 /// One connection, or what to do about it.

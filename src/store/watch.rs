@@ -3,6 +3,7 @@
 //! First listen, then say that everything has to be read again: what happened in between is in what is read, or announced. Postgres
 //! proves with a notification of our own that it delivers any; a pooler in transaction mode takes `LISTEN` and delivers nothing.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -99,6 +100,13 @@ async fn begin(notices: &mpsc::Sender<Notice>) -> Result<(), Silence> {
     say(notices, Notice::Announcing(true)).await
 }
 
+/// Which of our four names nothing announces: a view over a base table that nobody watches, or a trigger that is switched off.
+const UNWATCHED: &str = "SELECT string_agg(name, ', ' ORDER BY name) AS names \
+    FROM unnest(ARRAY['users', 'jobs', 'documents', 'document_permissions']) AS name WHERE NOT EXISTS ( \
+        SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid \
+        WHERE p.proname = 'announce_changes' AND p.pronamespace = to_regnamespace(quote_ident($1)) \
+        AND t.tgname = 'tidings_' || name || '_update' AND t.tgenabled IN ('O', 'A'))";
+
 impl PostgresStore {
     pub(super) async fn watch(&self, notices: mpsc::Sender<Notice>) {
         let mut told = String::new();
@@ -108,6 +116,7 @@ impl PostgresStore {
                 Err(Silence::NobodyHears) => return,
                 Err(why) => why.to_string(),
             };
+            self.own_session.store(false, Ordering::Release);
             // The same over and over, for as long as a pooler stands in between.
             if why != told {
                 tracing::warn!(cause = %why, "changes of permissions are not announced; open streams are asked about every few seconds");
@@ -129,7 +138,7 @@ impl PostgresStore {
         let probe = format!("{}_probe_{:016x}", self.sql.schema, fastrand::u64(..));
         listener.listen_all([self.sql.schema.as_str(), &probe]).await?;
         let mut asked = self.ask_for_proof(&probe).await?;
-        let (mut proven, mut began) = (false, false);
+        let (mut proven, mut began) = (false, None);
         let mut check = tokio::time::interval(PROBE_EVERY / 6);
         loop {
             let heard = tokio::select! {
@@ -147,13 +156,30 @@ impl PostgresStore {
             let Some(heard) = heard else { return Err(Silence::Database("the connection was lost".to_owned())) };
             if heard.channel() == probe {
                 proven = true;
-                if !std::mem::replace(&mut began, true) {
-                    begin(notices).await?;
+                self.own_session.store(true, Ordering::Release);
+                let unwatched = self.unwatched().await?;
+                if began.as_ref() != Some(&unwatched) {
+                    if unwatched.is_empty() {
+                        begin(notices).await?;
+                    } else {
+                        tracing::warn!(
+                            tables = unwatched,
+                            "changes are not announced: call watch for the base tables (docs/database.md); open streams are asked about every few seconds"
+                        );
+                        say(notices, Notice::Announcing(false)).await?;
+                    }
+                    began = Some(unwatched);
                 }
             } else {
                 say(notices, Notice::Changed(read_announcement(heard.payload()))).await?;
             }
         }
+    }
+
+    async fn unwatched(&self) -> Result<String, Silence> {
+        let (sql, schema) = (UNWATCHED.into(), self.sql.schema.clone());
+        let rows = self.ask("probe", &sql, |query| query.bind(schema.clone())).await?.rows;
+        Ok(rows.first().and_then(|row| row.try_get("names").ok().flatten()).unwrap_or_default())
     }
 
     /// Notifies ourselves, over another connection.

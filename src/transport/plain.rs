@@ -67,6 +67,8 @@ pub struct Surroundings {
     pub tasks: TaskTracker,
     /// When to stop at once.
     pub stop: CancellationToken,
+    /// How often a peer that can answer is asked whether it is there, where no lane does it.
+    pub ping: Duration,
 }
 
 /// An answer with the head of a stream and the claim to its connection.

@@ -12,10 +12,12 @@
     reason = "tests measure real time and fail loudly"
 )]
 
+mod away;
 mod browser;
 mod chaos;
 mod cli;
 mod contract;
+mod crowd;
 mod edits;
 mod expiries;
 mod failure;
@@ -31,12 +33,14 @@ mod publish;
 mod revocations;
 mod rfc6455;
 mod rights;
+mod silent;
 mod sse;
 mod stalled;
 mod support;
 mod support_tests;
 mod tickets;
 mod tidy;
+mod watched;
 mod worker;
 mod ws;
 mod ws_abuse;

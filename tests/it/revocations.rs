@@ -29,7 +29,9 @@ use crate::support::deaf::DeafProxy;
 use crate::support::eventually;
 use crate::support::http;
 use crate::support::pace;
+use crate::support::pgbouncer::PgBouncer;
 use crate::support::postgres::Postgres;
+use crate::support::process::Server;
 use crate::support::sse::SseEvent;
 use crate::support::tokens;
 
@@ -237,9 +239,8 @@ async fn what_is_taken_away_stops_at_once() {
     scene.stop().await;
 }
 
-/// Behind something that takes `LISTEN` and delivers nothing, from the middle of it on: noticed, and asked for instead.
-#[tokio::test(flavor = "multi_thread")]
-async fn without_notifications_it_stops_before_long() {
+/// Behind something that can be made to take `LISTEN` and to deliver nothing.
+async fn behind_a_pooler((users, documents): (usize, usize), sweeps: bool) -> (Scene, DeafProxy) {
     let postgres = Postgres::shared().await;
     let proxy = DeafProxy::start(postgres.port()).await;
     let mut world = World::redis().await;
@@ -247,9 +248,16 @@ async fn without_notifications_it_stops_before_long() {
     world.store = Store::open(&with_database(&world, &url), &Metrics::new()).await.unwrap();
     let there = format!("127.0.0.1:{}", postgres.port());
     world.config.database_url = Secret::new(url.replace(&there, &proxy.addr().to_string()));
-    let (users, documents) = size();
+    world.config.hooks.sweeps = sweeps;
     let scene = Scene::new(world, users, documents).await;
     until_announced(&scene).await;
+    (scene, proxy)
+}
+
+/// Behind something that takes `LISTEN` and delivers nothing, from the middle of it on: noticed, and asked for instead.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_notifications_it_stops_before_long() {
+    let (scene, proxy) = behind_a_pooler(size(), true).await;
     proxy.make_deaf(true);
     let over = Duration::from_secs(times(8, 30) as u64);
     let (outcome, heard) = scene.run(over, UNANNOUNCED_MAX).await;
@@ -267,24 +275,76 @@ async fn without_notifications_it_stops_before_long() {
     scene.stop().await;
 }
 
+/// The same behind a real one, where it is installed.
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_pgbouncer_in_transaction_mode_it_stops_before_long() {
+    let postgres = Postgres::shared().await;
+    let Some(pooler) = PgBouncer::start(postgres.port()).await else { return };
+    let mut world = World::full().await;
+    world.config.database_url = Secret::new(pooler.url_of(world.config.database_url.expose()));
+    let env = world.env();
+    let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let server = Server::spawn(&env).await;
+    let (users, documents) = size();
+    let scene = Scene::new(world, users, documents).await;
+    let over = Duration::from_secs(times(2, 30) as u64);
+    let (outcome, heard) = scene.run(over, UNANNOUNCED_MAX).await;
+    println!("revocations behind PgBouncer: {}, p99 {:?}", outcome.lasted.len(), outcome.p99());
+    assert!(outcome.p99() < UNANNOUNCED_MAX, "{:?}", outcome.p99());
+    assert_eq!(outcome.late(UNANNOUNCED_MAX), 0, "published after the bound, and delivered");
+    scene.assert_nothing_is_replayed(&heard).await;
+    for app in &scene.apps {
+        assert!(!app.app.shared.sessions.authorizer.changes().are_announced());
+        let text = String::from_utf8(app.app.shared.metrics.render()).unwrap();
+        let asked = text.lines().filter(|line| line.starts_with("realtime_store_queries_total"));
+        let failed: Vec<&str> = asked.filter(|line| !line.contains("outcome=\"ok\"")).collect();
+        assert!(failed.is_empty(), "every question is answered: {failed:#?}");
+    }
+    let says = |line: &String| line.contains("PgBouncer") && line.contains("changes of permissions are not announced");
+    assert_eq!(server.logs().iter().filter(|line| says(line)).count(), 1, "{:#?}", server.logs());
+    scene.stop().await;
+}
+
 fn with_database(world: &World, url: &str) -> tidings::config::Config {
     tidings::config::Config { database_url: Secret::new(url), ..world.config.clone() }
 }
 
-/// The same measurement where the mechanisms are switched off: without its triggers the database announces that it is well and says
-/// nothing of changes, so neither the announcement nor the asking in its place happens. Both bounds must be seen to be broken.
+/// The same measurement where the mechanisms are switched off: both bounds must be seen to be broken.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_mechanisms_the_measurement_sees_both_bounds_broken() {
-    let world = World::full().await;
+    tokio::join!(nothing_is_announced(), nothing_is_announced_and_nobody_asks());
+}
+
+/// Without its triggers the database says nothing of changes, and the asking in their place is switched off.
+async fn nothing_is_announced() {
+    let mut world = World::full().await;
+    world.config.hooks.sweeps = false;
     let url = world.config.database_url.expose().to_owned();
     let scene = Scene::new(world, 3, 2).await;
     until_announced(&scene).await;
     let mut connection = sqlx::PgConnection::connect(&url).await.unwrap();
     connection.execute("ALTER TABLE tidings.document_permissions DISABLE TRIGGER USER").await.unwrap();
+    assert_broken("no triggers", scene).await;
+}
+
+/// Notifications are cut, which is noticed, and the asking in their place is switched off: what stops deliveries there is that alone.
+async fn nothing_is_announced_and_nobody_asks() {
+    let (scene, proxy) = behind_a_pooler((3, 2), false).await;
+    proxy.make_deaf(true);
+    eventually("it is noticed", Duration::from_secs(15), async || {
+        let announced = |app: &TestApp| app.app.shared.sessions.authorizer.changes().are_announced();
+        (!scene.apps.iter().any(announced)).then_some(())
+    })
+    .await;
+    assert_broken("no notifications and no sweep", scene).await;
+    assert!(proxy.dropped() > 0, "the notifications were cut");
+}
+
+async fn assert_broken(what: &str, scene: Scene) {
     let (outcome, _) = scene.run(Duration::from_millis(100), UNANNOUNCED_MAX + Duration::from_secs(1)).await;
     let (fast, slow) = (outcome.late(ANNOUNCED_MAX), outcome.late(UNANNOUNCED_MAX));
-    println!("negative control: {fast} delivered beyond the first bound, {slow} beyond the second");
-    assert!(fast > 0 && outcome.p99() > ANNOUNCED_MAX, "the first bound is measured");
-    assert!(slow > 0 && outcome.p99() > UNANNOUNCED_MAX, "the second bound is measured");
+    println!("negative control, {what}: {fast} delivered beyond the first bound, {slow} beyond the second");
+    assert!(fast > 0 && outcome.p99() > ANNOUNCED_MAX, "{what}: the first bound is measured");
+    assert!(slow > 0 && outcome.p99() > UNANNOUNCED_MAX, "{what}: the second bound is measured");
     scene.stop().await;
 }

@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::auth::Authorizer;
 use crate::auth::Directory;
 use crate::auth::Principal;
+use crate::auth::Recalled;
 use crate::auth::Verdict;
 use crate::cache::Cache;
 use crate::config::Config;
@@ -64,6 +67,10 @@ impl Bench {
 async fn ask(authorizer: &Authorizer, user: &str, channels: &str) -> String {
     let channels: Vec<Channel> = channels.split(' ').map(|name| Channel::parse(name).unwrap()).collect();
     let verdicts = authorizer.authorize(&Principal::for_test(user), &channels).await;
+    signs(&verdicts, &channels)
+}
+
+fn signs(verdicts: &[Verdict], channels: &[Channel]) -> String {
     let sign = |(verdict, channel): (&Verdict, &Channel)| match verdict {
         Verdict::Granted(grant) => {
             assert_eq!(grant.channel(), channel);
@@ -73,7 +80,7 @@ async fn ask(authorizer: &Authorizer, user: &str, channels: &str) -> String {
         Verdict::Unavailable => '?',
     };
     assert_eq!(verdicts.len(), channels.len());
-    verdicts.iter().zip(&channels).map(sign).collect()
+    verdicts.iter().zip(channels).map(sign).collect()
 }
 
 #[tokio::test]
@@ -146,6 +153,34 @@ async fn while_the_database_is_away() {
     assert!(authorizer.role(&Principal::for_test("ada"), &id("d1")).await.is_err());
     tokio::time::sleep(Duration::from_millis(700)).await;
     assert_eq!(ask(&authorizer, "ada", "jobs.j1").await, "?", "too old");
+}
+
+/// I-14: open streams are looked at by what is known, without a question for each: a yes that is not too old, and whatever was asked for
+/// just now.
+#[tokio::test]
+async fn what_is_known_is_recalled() {
+    let mut config = Config::defaults();
+    config.grant_max_age = Duration::from_millis(100);
+    config.grant_stale_max = Duration::from_millis(700);
+    let bench = Bench::new(config).await;
+    let authorizer = bench.authorizer();
+    let principal = Principal::for_test("ada");
+    let channels = ["jobs.j1", "docs.d1", "docs.d2", "user.ada"].map(|channel| Channel::parse(channel).unwrap());
+    let recall = |asked: Instant| match authorizer.recall(&principal, &channels, asked) {
+        Recalled::Verdicts(verdicts) => signs(&verdicts, &channels),
+        other => format!("{other:?}"),
+    };
+    let asked = Instant::now();
+    assert_eq!(recall(asked), "???+");
+    authorizer.prefetch(&[(id("ada"), channels.to_vec())]).await.unwrap();
+    let queries = bench.queries();
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    assert_eq!((recall(asked).as_str(), recall(Instant::now()).as_str()), ("++-+", "++?+"));
+    authorizer.changes().note(&Changed { jobs: vec![id("j1")], ..Changed::default() });
+    assert_eq!(recall(asked), "?+-+", "what has changed since counts no more");
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert_eq!(recall(Instant::now()), "Unknown", "too old");
+    assert_eq!(bench.queries(), queries, "nobody was asked");
 }
 
 /// A stream outlives the look-up of its user: who is disabled meanwhile gets no new grant, not even for the own channel.

@@ -37,8 +37,8 @@ use crate::transport::ws::outgoing::FRAMED;
 
 /// Bytes of one read.
 const READ_BYTES: usize = 4 * 1024;
-/// How often the task of a stream without a lane asks its client whether it is there.
-const PING_EVERY: std::time::Duration = std::time::Duration::from_secs(25);
+/// How often a client is asked at least whether it is there whose person others see.
+const PING_LIVELY: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// Who writes to the socket while the stream is live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,7 +209,9 @@ async fn drive(
     let mut hearing = Hearing::new(Arc::clone(&live), commands, around.tasks.clone());
     let kill = CancellationToken::new();
     let mut outputs = pin!(session.into_stream(Transport::Ws, kill.clone()));
-    let mut ping = tokio::time::interval_at(tokio::time::Instant::now() + PING_EVERY, PING_EVERY);
+    let often = around.ping.min(PING_LIVELY);
+    let mut ping = tokio::time::interval_at(tokio::time::Instant::now() + often, often);
+    let mut asked = tokio::time::Instant::now();
     let (mut unsent, mut buffer) = (BytesMut::new(), vec![0; READ_BYTES]);
     let mut reply = hearing.received(&heard);
     loop {
@@ -241,7 +243,10 @@ async fn drive(
                 let bytes = buffer.get(..read?).filter(|bytes| !bytes.is_empty());
                 reply = hearing.received(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
             }
-            _ = ping.tick() => reply = hearing.ping(),
+            _ = ping.tick() => if live.is_seen() || asked.elapsed() + often / 2 >= around.ping {
+                asked = tokio::time::Instant::now();
+                reply = hearing.ping();
+            },
         }
     }
 }

@@ -397,7 +397,7 @@ async fn an_edit_through_another_instance_reaches_the_stream() {
 
 /// Whoever stops reading is ended, nobody else notices, and nothing is lost after the cursor. A poll is one answer: what is beyond its
 /// bound comes with the next, so there is no slow one.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_slow_reader_is_ended_and_resumes_without_loss() {
     let mut worlds = worlds().await;
     worlds.iter_mut().for_each(|world| world.config.outbox_events_max = 8);

@@ -16,6 +16,7 @@ pub mod deaf;
 pub mod eventually;
 pub mod follower;
 pub mod http;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
 pub mod proxy;

@@ -239,7 +239,7 @@ fn owner_args() -> Vec<&'static str> {
     if root { vec!["--reuid=postgres", "--regid=postgres", "--clear-groups"] } else { vec![] }
 }
 
-fn as_owner(program: impl AsRef<std::ffi::OsStr>) -> Command {
+pub(crate) fn as_owner(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(owner_args()).arg(program).current_dir("/");
     command
@@ -247,16 +247,21 @@ fn as_owner(program: impl AsRef<std::ffi::OsStr>) -> Command {
 
 /// From PATH, or the newest of Debian's directories.
 fn program(name: &str) -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
     let debian = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let version = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().parse::<u32>().ok();
     let mut versions: Vec<(u32, PathBuf)> = debian.filter_map(|e| Some((version(&e)?, e.path().join("bin")))).collect();
     versions.sort();
-    places.extend(versions.into_iter().rev().map(|(_, path)| path));
-    let found = places.into_iter().map(|place| place.join(name)).find(|path| path.is_file());
+    let places: Vec<PathBuf> = versions.into_iter().rev().map(|(_, path)| path).collect();
+    let found = find(name, &places);
     assert!(found.is_some(), "{name} is not installed: apt-get install -y postgresql util-linux");
     found.unwrap_or_default()
+}
+
+/// A program in PATH, or at one of these places.
+pub(crate) fn find(name: &str, more: &[impl AsRef<Path>]) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = std::env::split_paths(&path).chain(more.iter().map(|place| place.as_ref().to_owned()));
+    places.map(|place| place.join(name)).find(|path| path.is_file())
 }
 
 fn run(command: &mut Command) {

@@ -1,20 +1,12 @@
-//! RFC 6455 against `/v1/ws` itself, case by case as in the list of the Autobahn test suite (sections 1 to 7, 9 and 10).
+//! What a client may say, and what has to come back: the list of the Autobahn test suite, sections 1 to 7, 9 and 10.
 //!
 //! A message is a JSON object with an id, and its answer has that id; so what was understood can be seen without an echo.
 
-use std::time::Duration;
-
-use futures_util::future::join_all;
 use serde_json::Value;
 use serde_json::json;
 
-use crate::support::app::TestApp;
-use crate::support::app::World;
-use crate::support::tokens;
-use crate::support::ws::WsClient;
 use crate::support::ws::frame;
 
-const SOON: Duration = Duration::from_secs(10);
 const TEXT: u8 = 0x81;
 const TEXT_BEGINS: u8 = 0x01;
 const MORE: u8 = 0x00;
@@ -26,18 +18,18 @@ const PONG: u8 = 0x8A;
 
 /// What comes back.
 #[derive(Debug, Clone, Default, PartialEq)]
-struct Heard {
-    pongs: Vec<Vec<u8>>,
-    /// Ids of answers; null where the message was not understood.
-    answers: Vec<Value>,
-    close: Option<u16>,
+pub(super) struct Heard {
+    pub(super) pongs: Vec<Vec<u8>>,
+    /// Ids of answers, null where the message was not understood; of an echo the texts.
+    pub(super) answers: Vec<Value>,
+    pub(super) close: Option<u16>,
 }
 
 #[derive(Debug, Clone)]
-struct Case {
-    name: String,
-    bytes: Vec<u8>,
-    heard: Heard,
+pub(super) struct Case {
+    pub(super) name: String,
+    pub(super) bytes: Vec<u8>,
+    pub(super) heard: Heard,
 }
 
 impl Case {
@@ -64,10 +56,40 @@ impl Case {
         self.heard.close = Some(code);
         self
     }
+
+    /// The same at an echo: what was sent, put together, comes back as it was.
+    pub(super) fn echoed(mut self) -> Self {
+        if self.heard.close.is_none() {
+            self.heard.answers = texts(&self.bytes).into_iter().map(Value::from).collect();
+        }
+        self
+    }
+}
+
+/// The texts in these frames, which must be right.
+fn texts(mut bytes: &[u8]) -> Vec<String> {
+    let (mut texts, mut text) = (Vec::new(), Vec::new());
+    while let [first, second, rest @ ..] = bytes {
+        let (length, rest) = match second & 0x7F {
+            126 => (usize::from(u16::from_be_bytes(rest[..2].try_into().unwrap())), &rest[2..]),
+            127 => (u64::from_be_bytes(rest[..8].try_into().unwrap()) as usize, &rest[8..]),
+            short => (usize::from(short), rest),
+        };
+        let (mask, rest) = rest.split_at(4);
+        let (payload, rest) = rest.split_at(length);
+        bytes = rest;
+        if first & 0x0F < 8 {
+            text.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, key)| byte ^ key));
+            if first & LAST != 0 {
+                texts.push(String::from_utf8(std::mem::take(&mut text)).unwrap());
+            }
+        }
+    }
+    texts
 }
 
 /// A message of exactly so many bytes, which is answered with its id.
-fn message(id: u64, length: usize) -> Vec<u8> {
+pub(super) fn message(id: u64, length: usize) -> Vec<u8> {
     let bare = json!({ "type": "?", "id": id, "x": "" }).to_string();
     let filler = "*".repeat(length.saturating_sub(bare.len()));
     json!({ "type": "?", "id": id, "x": filler }).to_string().into_bytes()
@@ -249,7 +271,7 @@ fn utf8() -> Vec<Case> {
     cases
 }
 
-fn closing(code: u16, text: &[u8]) -> Vec<u8> {
+pub(super) fn closing(code: u16, text: &[u8]) -> Vec<u8> {
     frame(CLOSE, &[&code.to_be_bytes(), text].concat())
 }
 
@@ -276,73 +298,6 @@ fn closes() -> Vec<Case> {
     cases
 }
 
-async fn connect(app: &TestApp) -> WsClient {
-    let authorization = format!("Bearer {}", tokens::for_user("ada"));
-    let opened = WsClient::connect(app.addr, "/v1/ws", &[("Authorization", &authorization)]).await;
-    let mut client = opened.unwrap_or_else(|answer| panic!("{}", answer.text()));
-    client.until("ready").await;
-    client
-}
-
-/// Sends the bytes in pieces of this size, and hears until everything expected is there; then leaves properly.
-async fn run(app: &TestApp, case: &Case, piece: usize) {
-    let mut client = connect(app).await;
-    for part in case.bytes.chunks(piece) {
-        client.send_raw(part).await;
-    }
-    let (mut heard, mut leaving) = (Heard::default(), false);
-    loop {
-        let complete = heard == Heard { close: None, ..case.heard.clone() };
-        if case.heard.close.is_none() && complete && !std::mem::replace(&mut leaving, true) {
-            client.send_raw(&closing(4242, b"")).await;
-        }
-        let Some(frame) = client.next_frame(SOON).await else { break };
-        match frame.opcode {
-            1 => {
-                let text: Value = serde_json::from_slice(&frame.payload).unwrap();
-                if text["type"] == "error" {
-                    heard.answers.push(text["id"].clone());
-                }
-            }
-            8 => {
-                assert_eq!(heard.close, None, "{}: closed once", case.name);
-                heard.close = Some(frame.payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code)));
-            }
-            9 => {}
-            10 => heard.pongs.push(frame.payload),
-            other => panic!("{}: opcode {other}", case.name),
-        }
-    }
-    assert!(client.has_ended(), "{} in pieces of {piece}: still open after {heard:?}", case.name);
-    if case.heard.close.is_some() {
-        // What came before the end may have been answered, or not any more.
-        assert_eq!(heard.close, case.heard.close, "{} in pieces of {piece}", case.name);
-    } else {
-        let expected = Heard { close: Some(4242), ..case.heard.clone() };
-        assert_eq!(heard, expected, "{} in pieces of {piece}", case.name);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_cases_of_autobahn_hold() {
-    let mut world = World::embedded().await.mixed();
-    world.config.rate_limit_messages_per_second = 0;
-    world.people(&[("ada", &[])]).await;
-    let apps = [world.start().await, world.start().await];
-    let cases: Vec<Case> = [lengths(), pings(), reserved(), fragmented(), utf8(), closes()].concat();
-    let mut runs = 0;
-    for group in cases.chunks(16) {
-        // Whole, octet by octet where that is not too many, and cut into odd pieces.
-        let all = group.iter().flat_map(|case| {
-            let short = case.bytes.len() < 500;
-            let pieces = [usize::MAX, if short { 1 } else { 997 }, if short { 3 } else { 4096 }];
-            apps.iter().flat_map(move |app| pieces.map(|piece| run(app, case, piece.min(case.bytes.len()))))
-        });
-        runs += join_all(all).await.len();
-    }
-    println!("RFC 6455: {} cases, {runs} runs, 0 failures", cases.len());
-    for app in apps {
-        app.until_empty().await;
-        app.app.stop().await;
-    }
+pub(super) fn all() -> Vec<Case> {
+    [lengths(), pings(), reserved(), fragmented(), utf8(), closes()].concat()
 }
