@@ -143,7 +143,7 @@ impl Scene {
         let answered = self.answered();
         self.come_back();
         self.app.until_announced().await;
-        pace(Duration::from_secs(4)).await; // in which everybody is looked at
+        pace(Duration::from_secs(3)).await; // in which everybody is looked at
         self.answered() - answered
     }
 }

@@ -554,6 +554,7 @@ async fn the_openapi_document_names_every_route() {
         "/v1/jobs/{id}/updates",
         "/v1/publish",
         "/v1/publish/batch",
+        "/v1/presence/{documentId}",
         "/v1/tickets",
         "/health",
         "/health/live",
@@ -563,7 +564,7 @@ async fn the_openapi_document_names_every_route() {
     ] {
         assert!(paths.iter().any(|known| *known == path), "{path}");
     }
-    assert_eq!(paths.len(), 14);
+    assert_eq!(paths.len(), 15);
     app.app.stop().await;
 }
 

@@ -24,6 +24,8 @@ use crate::support::tokens;
 
 /// From the commit to the last of the channel, of 99 in 100.
 const ANNOUNCED_MAX: Duration = Duration::from_millis(500);
+/// The same of a few in the middle of all the other tests: far from what the sweep would take.
+const ANNOUNCED_AMONG_OTHERS_MAX: Duration = Duration::from_secs(3);
 /// The same of a table that nobody watches.
 const UNANNOUNCED_MAX: Duration = Duration::from_secs(10);
 
@@ -167,8 +169,23 @@ async fn a_share_that_is_deleted_leaves_open_streams_at_once() {
         "shares deleted in a base table: {count}, {} of them told at once, p99 {p99:?}; each given back and joined",
         lasted.len()
     );
-    assert!(p99 < ANNOUNCED_MAX, "{lasted:?}");
+    assert!(p99 < announced_max(), "{lasted:?}");
     application.stop().await;
+}
+
+fn announced_max() -> Duration {
+    [ANNOUNCED_AMONG_OTHERS_MAX, ANNOUNCED_MAX][times(0, 1)]
+}
+
+/// Has a share and loses it; how long that takes.
+async fn lose(application: &Application, number: usize, document: &str) -> Duration {
+    let who = person(number);
+    let share = format!("INSERT INTO app.shares VALUES ('{document}', '{who}', 'viewer')");
+    application.writes(format!("INSERT INTO app.accounts (account_id) VALUES ('{who}'); {share}")).await;
+    let mut stream = application.open(number, &format!("channels=user.me,docs.{document}")).await;
+    let begun = application.writes(format!("DELETE FROM app.shares WHERE account_id = '{who}'")).await;
+    stream.until("unsubscribed").await;
+    begun.elapsed()
 }
 
 /// As long as nobody watches the base tables, open streams are asked about every few seconds; from then on nobody waits for that.
@@ -182,18 +199,11 @@ async fn base_tables_that_nobody_watches_are_noticed() {
         if watched {
             application.watch().await;
         }
-        for number in [usize::from(watched) * 6, usize::from(watched) * 6 + 1] {
-            let who = person(number);
-            let share = format!("INSERT INTO app.shares VALUES ('{document}', '{who}', 'viewer')");
-            application.writes(format!("INSERT INTO app.accounts (account_id) VALUES ('{who}'); {share}")).await;
-            let mut stream = application.open(number, &format!("channels=user.me,docs.{document}")).await;
-            let begun = application.writes(format!("DELETE FROM app.shares WHERE account_id = '{who}'")).await;
-            stream.until("unsubscribed").await;
-            lasted.push((watched, begun.elapsed()));
-        }
+        let losing = [0, 1].map(|number| lose(&application, usize::from(watched) * 6 + number, &document));
+        lasted.extend(join_all(losing).await.into_iter().map(|lasted| (watched, lasted)));
     }
     println!("a share deleted, in a base table that is watched or not: {lasted:?}");
-    let bound = |watched| if watched { ANNOUNCED_MAX } else { UNANNOUNCED_MAX };
+    let bound = |watched| if watched { announced_max() } else { UNANNOUNCED_MAX };
     assert!(lasted.iter().all(|(watched, lasted)| *lasted < bound(*watched)), "{lasted:?}");
     application.stop().await;
 }
