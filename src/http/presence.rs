@@ -11,6 +11,7 @@ use axum::http::header;
 use axum::response::IntoResponse as _;
 use serde::Deserialize;
 
+use crate::auth::Caller;
 use crate::auth::Principal;
 use crate::auth::Verdict;
 use crate::broker::Patch;
@@ -21,11 +22,13 @@ use crate::event::Kind;
 use crate::http::AppState;
 use crate::http::answer;
 use crate::http::caller::reader;
+use crate::http::caller::within_rate;
 use crate::http::events;
 use crate::http::ingest;
 use crate::presence::Saying;
 use crate::presence::Visitor;
 use crate::session::Target;
+use crate::session::is_session_name;
 
 /// Longest body, in bytes: the free object and everything else that may be said.
 const BODY_BYTES_MAX: usize = 8 * 1024;
@@ -36,6 +39,7 @@ const BODY_BYTES_MAX: usize = 8 * 1024;
 struct Means {
     session: Option<String>,
     connection_id: Option<String>,
+    lease: Option<String>,
     leave: bool,
 }
 
@@ -48,6 +52,8 @@ pub(super) struct PresenceBody {
     session: Option<String>,
     /// The same by the `connectionId` of `connected`
     connection_id: Option<String>,
+    /// Which of several leases of theirs, where there is no stream: `[A-Za-z0-9_-]{8,64}`
+    lease: Option<String>,
     /// `online`, `away`, `dnd`, `idle`, `offline`
     status: Option<String>,
     /// `{x, y}`
@@ -134,6 +140,7 @@ pub(super) async fn say(
         ("documentId" = String, Path, description = "The document"),
         ("session" = Option<String>, Query, description = "The stream that leaves, by its name"),
         ("connectionId" = Option<String>, Query, description = "The same by its number"),
+        ("lease" = Option<String>, Query, description = "Which lease ends, where it has a name"),
     ),
     responses(
         (status = 204, description = "Left"),
@@ -186,6 +193,16 @@ fn as_json(headers: &HeaderMap) -> HeaderMap {
 }
 
 impl Means {
+    /// One lease costs nothing; a page that says that it has many is held to the user's rate.
+    fn lease(&self, shared: &AppState, principal: &Principal) -> Result<Option<&str>, ApiError> {
+        let Some(name) = self.lease.as_deref() else { return Ok(None) };
+        if !is_session_name(name) {
+            return Err(ApiError::invalid("lease"));
+        }
+        within_rate(shared, &Caller::User(principal.clone()), 1)?;
+        Ok(Some(name))
+    }
+
     fn target(&self) -> Result<Option<Target>, ApiError> {
         let Some(name) = self.connection_id.as_deref().or(self.session.as_deref()) else { return Ok(None) };
         Target::parse(name).map(Some).ok_or(ApiError::invalid("session"))
@@ -204,7 +221,8 @@ async fn say_by(
         None => {
             let avatar = user.avatar_url.as_deref();
             let visitor = Visitor { stream: 0, user: &user.id, name: &user.name, avatar, observes: false };
-            presence.lease(document, visitor, patch).await
+            let name = means.lease(shared, principal)?;
+            presence.lease(document, visitor, name, patch).await
         }
         Some(target) => match shared.sessions.mine(&user.id, &target) {
             Some(live) => {
@@ -224,7 +242,8 @@ async fn say_by(
 async fn leave_by(shared: &AppState, principal: &Principal, document: &Id, means: Means) -> Result<(), ApiError> {
     match means.target()? {
         None => {
-            let left = shared.sessions.presence.end_lease(document, &principal.user.id).await;
+            let name = means.lease(shared, principal)?;
+            let left = shared.sessions.presence.end_lease(document, &principal.user.id, name).await;
             left.map_err(|_| ApiError::unavailable("broker"))
         }
         Some(target) => {

@@ -177,24 +177,31 @@ impl Presence {
         self.0.enter(document, |room| room.add_elsewhere(user.clone(), device, change));
     }
 
-    /// Somebody is there without a stream, for `PRESENCE_TIMEOUT` from now on, and says something.
+    /// Somebody is there without a stream of their own, for `PRESENCE_TIMEOUT` from now on, and says something. `name`: which of
+    /// several leases; letters, digits, `_` and `-`.
     ///
     /// # Errors
     /// The store is away.
-    pub async fn lease(&self, document: &Id, visitor: Visitor<'_>, patch: Patch) -> Result<(), PresenceAway> {
+    pub async fn lease(
+        &self,
+        document: &Id,
+        visitor: Visitor<'_>,
+        name: Option<&str>,
+        patch: Patch,
+    ) -> Result<(), PresenceAway> {
         self.0.count(&patch);
-        let (device, hold) = (DeviceName::from(LEASE), Hold::Lease(self.0.settings.timeout));
+        let (device, hold) = (lease_of(name), Hold::Lease(self.0.settings.timeout));
         let profile = member::profile(visitor.name, visitor.avatar);
         let change = RosterChange::Put { device: Arc::clone(&device), hold, profile, patch };
         self.0.change(document, visitor.user, device, change).await
     }
 
-    /// Somebody without a stream leaves.
+    /// Such a lease ends.
     ///
     /// # Errors
     /// The store is away.
-    pub async fn end_lease(&self, document: &Id, user: &Id) -> Result<(), PresenceAway> {
-        let device = DeviceName::from(LEASE);
+    pub async fn end_lease(&self, document: &Id, user: &Id, name: Option<&str>) -> Result<(), PresenceAway> {
+        let device = lease_of(name);
         let change = RosterChange::Drop { device: Arc::clone(&device), cause: LeaveCause::Closed };
         self.0.change(document, user, device, change).await
     }
@@ -251,6 +258,11 @@ impl Presence {
 /// A stream's device is named as the stream is.
 fn name_of(stream: u64) -> DeviceName {
     format!("{stream:016x}").into()
+}
+
+/// No stream has such a name: those are hexadecimal.
+fn lease_of(name: Option<&str>) -> DeviceName {
+    name.map_or_else(|| LEASE.into(), |name| [LEASE, ".", name].concat().into())
 }
 
 fn away(error: &BrokerError) -> PresenceAway {

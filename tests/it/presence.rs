@@ -199,6 +199,7 @@ async fn many_ways_to_be_there_are_one_person() {
         let (one, _) = at(&app, Transport::Sse, "ben").await;
         let (two, _) = at(&app, Transport::Ws, "ben").await;
         assert_eq!(say(&app, "ben", &json!({"cursor": {"x": 3, "y": 4}})).await, 204, "a lease of its own");
+        assert_eq!(say(&app, "ben", &json!({"lease": "x"})).await, 400);
         let seen = ada.until_that("three devices", |event| event.data["devices"] == 3).await;
         assert_eq!(seen.iter().filter(|event| event.event == "presence:user-joined").count(), 1);
         drop((one, two));
@@ -237,6 +238,27 @@ async fn leases_are_renewed_ended_and_listed() {
         ada.find("ben leaves again", |event| event.event == "presence:user-left").await;
         app.app.stop().await;
     }
+}
+
+/// Tabs that share a stream are devices of their own.
+#[tokio::test]
+async fn leases_with_names_are_told_apart() {
+    let world = hasty(World::embedded().await);
+    world.document("d1", "ada", &[("ada", Role::Owner), ("ben", Role::Editor)]).await;
+    let app = world.start().await;
+    let (mut ada, _) = at(&app, Transport::Sse, "ada").await;
+    for tab in ["tab-00001", "tab-00002", "tab-00002"] {
+        assert_eq!(say(&app, "ben", &json!({"lease": tab})).await, 204);
+    }
+    ada.find("two devices", |event| event.data["devices"] == 2).await;
+    let authorization = format!("Bearer {}", tokens::for_user("ben"));
+    let headers = [("Authorization", authorization.as_str())];
+    for (path, devices) in [("/v1/presence/d1?lease=tab-00001", 1), ("/v1/presence/d1?lease=tab-00002", 0)] {
+        assert_eq!(http::request(app.addr, "DELETE", path, &headers, b"").await.status, 204);
+        let name = if devices > 0 { "presence:update" } else { "presence:user-left" };
+        ada.find("one less", |event| event.event == name).await;
+    }
+    app.app.stop().await;
 }
 
 #[tokio::test]
