@@ -1,0 +1,73 @@
+// Pointers of others, moved at the screen's rate. Positions come about thirty times a second; between two of them a pointer
+// goes straight on, at the pace at which they come, so that it arrives when the next one is due.
+
+import { element } from "/dom.js";
+
+// How long the way to a position takes: as long as the last one took to come, within reason.
+const WAY_MS = [16, 120];
+const still = matchMedia("(prefers-reduced-motion: reduce)");
+const pointers = new Map(); // user → the pointer
+let layer, asked = false;
+
+export function placeCursors(into) {
+  layer = into;
+  // In another size of the slide all of them are elsewhere on the screen.
+  new ResizeObserver(() => {
+    for (const pointer of pointers.values()) pointer.isDrawn = false;
+    draw();
+  }).observe(layer);
+}
+
+export function showCursor({ userId, name, color, cursor }, isShown) {
+  if (!cursor || !isShown) return removeCursor(userId);
+  const now = performance.now();
+  const pointer = pointers.get(userId) ?? appear(userId, name, color);
+  const { to } = pointer;
+  if (to?.x === cursor.x && to?.y === cursor.y) return;
+  const took = Math.min(Math.max(now - pointer.at, WAY_MS[0]), WAY_MS[1]);
+  Object.assign(pointer, { from: to ? position(pointer, now) : cursor, to: cursor, at: now, took, isDrawn: false });
+  draw();
+}
+
+export function keepCursors(members) {
+  for (const userId of pointers.keys()) if (!members[userId]) removeCursor(userId);
+}
+
+function appear(userId, name, color) {
+  const root = element("div", { className: "cursor" },
+    element("span", { className: "cursor-arrow" }), element("span", { className: "cursor-name", textContent: name }));
+  root.style.setProperty("--who", color);
+  root.dataset.user = userId;
+  layer.append(root);
+  const pointer = { root, from: null, to: null, at: 0, took: 0, isDrawn: false };
+  pointers.set(userId, pointer);
+  return pointer;
+}
+
+function removeCursor(userId) {
+  pointers.get(userId)?.root.remove();
+  pointers.delete(userId);
+}
+
+function position({ from, to, at, took }, now) {
+  const part = still.matches ? 1 : Math.min((now - at) / took, 1);
+  return { x: from.x + (to.x - from.x) * part, y: from.y + (to.y - from.y) * part };
+}
+
+// Asked for only while something moves, and by the browser only while somebody can see it.
+function draw() {
+  if (asked) return;
+  asked = true;
+  requestAnimationFrame(() => {
+    asked = false;
+    const now = performance.now();
+    const scale = layer.clientWidth / layer.dataset.width;
+    for (const pointer of pointers.values()) {
+      if (pointer.isDrawn) continue;
+      const { x, y } = position(pointer, now);
+      pointer.root.style.transform = `translate3d(${x * scale}px, ${y * scale}px, 0)`;
+      pointer.isDrawn = now - pointer.at >= pointer.took || still.matches;
+      if (!pointer.isDrawn) draw();
+    }
+  });
+}
