@@ -365,7 +365,7 @@ $("publish").addEventListener("input", showCommands);
 $("publish").addEventListener("submit", (event) => event.preventDefault());
 
 // For people with the developer tools open, and for the browser test.
-window.tidings = { state };
+window.tidings = { state, tabs };
 theme(remembered("theme") ?? "auto");
 emptyNotices();
 placeHere(tabs);
