@@ -145,8 +145,8 @@ async fn many_tabs_are_one_person_on_one_stream() {
     for _ in 1..TABS {
         ada.open_tab(&format!("http://{}/", demo.addr)).await;
     }
-    let url = "performance.getEntriesByType('resource')";
-    assert_eq!(ada.eval(&format!("{url}[0]?.nextHopProtocol")).await, "http/1.1");
+    let protocol = "performance.getEntriesByType('navigation')[0].nextHopProtocol";
+    assert_eq!(ada.eval(protocol).await, "http/1.1");
     let mut tabs: Vec<usize> = (0..TABS).collect();
     let mut said = 0;
     for closed in 0..3 {

@@ -1,10 +1,12 @@
 // Pointers of others, moved at the screen's rate. Positions come about thirty times a second; between two of them a pointer
-// goes straight on, at the pace at which they come, so that it arrives when the next one is due.
+// goes straight on, at the pace at which they come, so that it arrives a little after the next one is due: it never has to wait.
 
 import { element } from "/dom.js";
 
-// How long the way to a position takes: as long as the last one took to come, within reason.
-const WAY_MS = [16, 120];
+// Between two positions at the most: what comes after a longer time is the beginning of a new movement.
+const PACE_MS_MAX = 120;
+const PACE_MS_FIRST = 40;
+const LATE = 1.25;
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const pointers = new Map(); // user → the pointer
 let layer, asked = false;
@@ -24,8 +26,9 @@ export function showCursor({ userId, name, color, cursor }, isShown) {
   const pointer = pointers.get(userId) ?? appear(userId, name, color);
   const { to } = pointer;
   if (to?.x === cursor.x && to?.y === cursor.y) return;
-  const took = Math.min(Math.max(now - pointer.at, WAY_MS[0]), WAY_MS[1]);
-  Object.assign(pointer, { from: to ? position(pointer, now) : cursor, to: cursor, at: now, took, isDrawn: false });
+  const since = now - pointer.at;
+  const pace = since > PACE_MS_MAX ? PACE_MS_FIRST : 0.7 * pointer.pace + 0.3 * since;
+  Object.assign(pointer, { from: to ? position(pointer, now) : cursor, to: cursor, at: now, pace, took: pace * LATE, isDrawn: false });
   draw();
 }
 
@@ -39,7 +42,7 @@ function appear(userId, name, color) {
   root.style.setProperty("--who", color);
   root.dataset.user = userId;
   layer.append(root);
-  const pointer = { root, from: null, to: null, at: 0, took: 0, isDrawn: false };
+  const pointer = { root, from: null, to: null, at: 0, pace: PACE_MS_FIRST, took: 0, isDrawn: false };
   pointers.set(userId, pointer);
   return pointer;
 }
