@@ -216,12 +216,17 @@ async fn what_one_tab_chooses_counts_for_all() {
         let edited = format!("'docs.d1' in tidings.state.verdicts === {}", transport != "poll");
         choose(&mut page, "#channels li:last-child input", &edited).await;
     }
+    // A leader that sleeps is robbed of the lock, and follows when it wakes.
+    page.eval_in(follower, "tidings.tabs.take()").await;
+    page.until_in(follower, "it has the stream now", PATIENCE, "tidings.tabs.leads").await;
+    page.until("the other one follows", PATIENCE, &format!("!tidings.tabs.leads && {LIVE}")).await;
     choose(&mut page, "#status input[value=away]", "document.querySelector('#status input[value=away]').checked").await;
     alan.until("others see it", PATIENCE, "tidings.state.members.ada.status === 'away'").await;
     choose(&mut page, "#observe", "tidings.state.observe").await;
     alan.until("who only watches is not there", PATIENCE, &news("ada joined,ada left")).await;
     choose(&mut page, "#observe", "!tidings.state.observe").await;
     alan.until("and comes back as away", PATIENCE, "tidings.state.members.ada?.status === 'away'").await;
+    assert_eq!(leading(&mut page, &[0, follower]).await, follower);
     choose_user(&mut page, follower, "katherine").await;
     for tab in [0, follower] {
         let other = format!("tidings.state.me?.id === 'katherine' && tidings.state.tabs === 2 && {LIVE}");

@@ -17,6 +17,7 @@ const DOCS = "docs.";
 // What carries a cursor without being in the log: it says where the stream is.
 const POSITIONS = ["ready", "heartbeat", "subscribed"];
 let visit = null; // the answer of POST /demo/session
+let wanted; // whose session was asked for last
 let attempt = 0; // how many sessions were asked for; an answer to an older question is ignored
 let notesSaid = 0;
 
@@ -67,6 +68,7 @@ const stream = new Stream({
 
 const tabs = new Tabs({
   lead: () => (state.session ? open() : begin()),
+  follow: () => stream.close(),
   // The log is each tab's own.
   state() {
     const { events: _, ...shared } = state;
@@ -83,12 +85,12 @@ const tabs = new Tabs({
   hear: (name, what) => hearing[name]?.(...what),
   said,
   visited(user) {
-    if (user !== visit?.user.id) become(user);
+    if (user !== wanted) become(user);
   },
   asks: {
-    edit(wanted) {
+    edit(wish) {
       if (!stream.isOpen) throw new Error("There is no stream to edit.");
-      return stream.edit(wanted);
+      return stream.edit(wish);
     },
     publish: (channel, data) => stream.publish(channel, data),
     cut: () => stream.cut(state.connectionId),
@@ -101,18 +103,18 @@ const tabs = new Tabs({
   },
 });
 
-// One cookie is for all tabs of a browser, so all of them become somebody else.
 function become(user) {
   emptyNotices();
   emptyLog();
   verdict("none");
   Object.assign(state, { session: null, mine: {}, observe: false });
-  tabs.leave();
+  tabs.become(user);
   start(user);
 }
 
 async function start(user) {
   const mine = ++attempt;
+  wanted = user;
   stream.close();
   forgetAll();
   showAll();
@@ -122,9 +124,11 @@ async function start(user) {
     if (mine !== attempt) return;
     visit = answer;
   } catch (error) {
-    if (mine === attempt) connection("ended", `No session: ${error.message}`);
-    return;
+    if (mine !== attempt) return;
+    connection("ended", `No session: ${error.message}`);
+    return tabs.term();
   }
+  wanted = visit.user.id;
   Object.assign(state, { me: visit.user, document: visit.shared.id });
   remembered("user", visit.user.id);
   showUsers(visit);
@@ -163,12 +167,14 @@ function choose(wish) {
   return attempted("channels-note", () => tabs.ask("open", wish));
 }
 
-// A half-open TCP connection looks alive for ever; heartbeats that stay away tell the truth.
+// A half-open TCP connection looks alive for ever, and so does a tab that sleeps; heartbeats that stay away tell the truth.
 function watch() {
-  if (stream.isOpen && state.connection === "live" && Date.now() - state.heardAt > 3 * state.heartbeatMs) {
+  const isSilent = Date.now() - state.heardAt > 3 * state.heartbeatMs;
+  if (stream.isOpen && state.connection === "live" && isSilent) {
     open();
     connection("reconnecting", "Nothing was heard for three heartbeats; asking again from the last event id.");
   }
+  if (!tabs.leads && document.visibilityState === "visible" && state.connection !== "ended" && state.session && isSilent) tabs.take();
   showHeard();
   tabs.count().then(sayTabs);
 }

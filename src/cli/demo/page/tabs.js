@@ -7,15 +7,17 @@
 // and what a leader said with its last breath is neither lost nor told twice: the next one's stream begins where it was itself.
 
 const ANSWER_MS = 10_000;
+// So long the others have to hear that all of us are somebody else, before one of them gets the lock and goes on as we were.
+const PARTING_MS = 300;
 
 const name = () => Array.from(crypto.getRandomValues(new Uint8Array(8)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
 // `acts` is what a tab can do:
-//   lead()                        it has the stream from now on
+//   lead(), follow()              it has the stream from now on; another one has it
 //   state(), adopt(state)         what a leader knows, and what a follower believes
 //   hear(name, said)              the leader heard something
 //   said(word)                    another tab of this person said something of them
-//   visited(user)                 another tab of this browser became somebody else, and the cookie with it
+//   visited(user)                 another tab of this browser is this user, and the cookie with it
 //   asks: {name(…)}               what a leader does for any tab
 export class Tabs {
   #acts;
@@ -44,21 +46,41 @@ export class Tabs {
     this.#browser?.postMessage({ user });
     // Plain HTTP from another machine is no secure context: there each tab is alone, with a stream of its own.
     if (!navigator.locks || !this.#browser) return this.#lead();
-    const queue = (this.#queue = new AbortController());
     this.#hall = new BroadcastChannel(this.#lock);
     this.#hall.onmessage = ({ data }) => this.#receive(data);
-    this.#hall.postMessage({ type: "hello" });
+    this.#wait();
+  }
+
+  // A leader that the browser has put to sleep has the lock and says nothing. Whoever notices takes it away.
+  take() {
+    if (this.leads || !this.#hall) return;
+    this.#queue.abort();
+    this.#wait(true);
+  }
+
+  #wait(steal = false) {
+    const queue = (this.#queue = new AbortController());
     const held = () => {
       if (queue.signal.aborted) return undefined;
       this.#lead();
       return new Promise((done) => (this.#release = done));
     };
-    navigator.locks.request(this.#lock, { signal: queue.signal }, held).catch(() => {}); // aborted: we are somebody else now
+    const lost = () => {
+      if (queue.signal.aborted) return; // by ourselves
+      this.#leader = null;
+      this.#acts.follow();
+      this.#wait();
+    };
+    navigator.locks.request(this.#lock, steal ? { steal } : { signal: queue.signal }, held).catch(lost);
+    if (!steal) this.#hall.postMessage({ type: "hello" });
   }
 
-  leave() {
+  // One cookie is for all tabs of a browser, so all of them become somebody else.
+  become(user) {
+    this.#browser?.postMessage({ user });
     this.#queue?.abort();
-    this.#release();
+    setTimeout(this.#release, PARTING_MS);
+    this.#release = () => {};
     this.#hall?.close();
     this.#forgetQuestions("This tab is somebody else’s now.");
     this.#hall = this.#leader = null;
