@@ -8,9 +8,14 @@
 // Reads one JSON command per line on stdin and prints one JSON line per answer, in order:
 //
 //   {"eval":"1 + 1"}              → {"value":2}          a promise is awaited; an exception is {"error":"…"}
+//   {"reload":true}               → {"reloaded":true}    after the load event
+//   {"open":"http://…"}           → {"opened":1}         another tab of the same browser, after its load event
+//   {"shut":1}                    → {"shut":1}           that tab is closed, as a person does it
 //   {"screenshot":"page.png"}     → {"screenshot":"page.png"}
 //   {"emulate":{"dark":true,"width":360,"height":800}} → {"emulated":true}
 //   {"close":true}                → {"closed":true}, and the end
+//
+// Each is for the first tab, or for the one that `"tab":1` names.
 //
 // The first line that it prints is {"ready":true}, after the page's load event. Chromium is killed and its profile removed
 // when the commands end, whatever ended them.
@@ -72,7 +77,7 @@ process.on("unhandledRejection", (error) => fail(String(error?.stack ?? error)))
 
 const [, , , toChromium, fromChromium] = chromium.stdio;
 const asked = new Map(); // id → the promise's two ends
-const awaited = new Map(); // event name → resolve
+const awaited = new Map(); // a tab's session → what resolves at its next load event
 let lastId = 0;
 let unread = Buffer.alloc(0);
 
@@ -85,8 +90,8 @@ fromChromium.on("data", (chunk) => {
   }
 });
 
-function hear({ id, method, result, error }) {
-  if (method) return awaited.get(method)?.();
+function hear({ id, method, sessionId, result, error }) {
+  if (method) return void (method === "Page.loadEventFired" && awaited.get(sessionId)?.());
   const question = asked.get(id);
   asked.delete(id);
   if (error) question?.reject(new Error(error.message));
@@ -107,18 +112,42 @@ function ask(method, params = {}, sessionId) {
 
 const { targetInfos } = await ask("Target.getTargets");
 const { targetId } = targetInfos.find(({ type }) => type === "page") ?? (await ask("Target.createTarget", { url: "about:blank" }));
-const { sessionId } = await ask("Target.attachToTarget", { targetId, flatten: true });
-const page = (method, params) => ask(method, params, sessionId);
+const tabs = [await attach(targetId)];
+const wrong = await load(tabs[0], "Page.navigate", { url });
+if (wrong) fail(`${url}: ${wrong}`);
 
-await page("Page.enable");
-const loaded = new Promise((resolve) => awaited.set("Page.loadEventFired", resolve));
-const { errorText } = await page("Page.navigate", { url });
-if (errorText) fail(`${url}: ${errorText}`);
-await loaded;
+async function attach(targetId) {
+  const { sessionId } = await ask("Target.attachToTarget", { targetId, flatten: true });
+  const page = (method, params) => ask(method, params, sessionId);
+  await page("Page.enable");
+  return { targetId, sessionId, page };
+}
+
+async function load({ page, sessionId }, method, params) {
+  const loaded = new Promise((resolve) => awaited.set(sessionId, resolve));
+  const { errorText } = await page(method, params);
+  if (!errorText) await loaded;
+  return errorText;
+}
 
 // ---- the commands ----
 
 async function obey(command) {
+  if ("open" in command) {
+    const { targetId } = await ask("Target.createTarget", { url: "about:blank" });
+    const tab = await attach(targetId);
+    const error = await load(tab, "Page.navigate", { url: command.open });
+    return error ? { error } : { opened: tabs.push(tab) - 1 };
+  }
+  if ("shut" in command) {
+    await ask("Target.closeTarget", { targetId: tabs[command.shut].targetId });
+    return { shut: command.shut };
+  }
+  const { page } = tabs[command.tab ?? 0];
+  if ("reload" in command) {
+    await load(tabs[command.tab ?? 0], "Page.reload");
+    return { reloaded: true };
+  }
   if ("eval" in command) {
     const { result, exceptionDetails } = await page("Runtime.evaluate", { expression: command.eval, awaitPromise: true, returnByValue: true });
     if (exceptionDetails) return { error: exceptionDetails.exception?.description ?? exceptionDetails.text };
@@ -137,7 +166,7 @@ async function obey(command) {
     if (width && height) await page("Emulation.setDeviceMetricsOverride", { width, height, deviceScaleFactor: 1, mobile: false });
     return { emulated: true };
   }
-  return { error: "a command has eval, screenshot, emulate or close" };
+  return { error: "a command has eval, reload, open, shut, screenshot, emulate or close" };
 }
 
 const answer = (value) => console.log(JSON.stringify(value));

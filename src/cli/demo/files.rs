@@ -17,10 +17,11 @@ const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 const POLICY: &str = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 /// Path, kind and text.
-const FILES: [(&str, &str, &str); 13] = [
+const FILES: [(&str, &str, &str); 21] = [
     ("/", HTML, include_str!("page/index.html")),
     ("/base.css", CSS, include_str!("page/base.css")),
     ("/parts.css", CSS, include_str!("page/parts.css")),
+    ("/slide.css", CSS, include_str!("page/slide.css")),
     ("/app.js", JAVASCRIPT, include_str!("page/app.js")),
     ("/state.js", JAVASCRIPT, include_str!("page/state.js")),
     ("/stream.js", JAVASCRIPT, include_str!("page/stream.js")),
@@ -31,6 +32,13 @@ const FILES: [(&str, &str, &str); 13] = [
     ("/cards.js", JAVASCRIPT, include_str!("page/cards.js")),
     ("/panels.js", JAVASCRIPT, include_str!("page/panels.js")),
     ("/log.js", JAVASCRIPT, include_str!("page/log.js")),
+    ("/tabs.js", JAVASCRIPT, include_str!("page/tabs.js")),
+    ("/here.js", JAVASCRIPT, include_str!("page/here.js")),
+    ("/people.js", JAVASCRIPT, include_str!("page/people.js")),
+    ("/say.js", JAVASCRIPT, include_str!("page/say.js")),
+    ("/slide.js", JAVASCRIPT, include_str!("page/slide.js")),
+    ("/cursors.js", JAVASCRIPT, include_str!("page/cursors.js")),
+    ("/who.js", JAVASCRIPT, include_str!("page/who.js")),
 ];
 
 pub(super) fn routes() -> Router<AppState> {

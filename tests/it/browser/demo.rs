@@ -14,8 +14,8 @@ use crate::support::http;
 use crate::support::process::Server;
 
 /// A demo in a directory of its own.
-struct Demo {
-    addr: SocketAddr,
+pub(super) struct Demo {
+    pub(super) addr: SocketAddr,
     /// What a worker would have.
     key: String,
     arguments: Vec<String>,
@@ -24,7 +24,7 @@ struct Demo {
 }
 
 impl Demo {
-    async fn start(more: &[&str]) -> Self {
+    pub(super) async fn start(more: &[&str]) -> Self {
         let directory = TempDir::new("demo");
         let (port, data) = (free_port(), directory.path().display().to_string());
         let text = port.to_string();
@@ -54,7 +54,7 @@ impl Demo {
     }
 
     /// Somebody else says something on the shared document.
-    async fn says(&self, text: &str) {
+    pub(super) async fn says(&self, text: &str) {
         let data = json!({ "by": "a back end", "text": text });
         self.post("/v1/publish", &json!({ "channel": "docs.launch-deck", "data": data })).await;
     }
@@ -77,14 +77,14 @@ async fn key(addr: SocketAddr) -> String {
     curl.split("ApiKey ").nth(1).unwrap().split('\'').next().unwrap().to_owned()
 }
 
-const LIVE: &str = "tidings.state.connection === 'live' && tidings.state.ready";
+pub(super) const LIVE: &str = "tidings.state.connection === 'live' && tidings.state.ready";
 const TRANSPORTS: [&str; 3] = ["sse", "ws", "poll"];
 
-async fn click(page: &mut Browser, selector: &str) {
+pub(super) async fn click(page: &mut Browser, selector: &str) {
     page.eval(&format!("document.querySelector({}).click()", json!(selector))).await;
 }
 
-async fn switch(page: &mut Browser, transport: &str) {
+pub(super) async fn switch(page: &mut Browser, transport: &str) {
     click(page, &format!("#transport input[value={transport}]")).await;
     page.until("the stream is live again", PATIENCE, &format!("tidings.state.transport === '{transport}' && {LIVE}"))
         .await;

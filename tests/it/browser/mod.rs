@@ -1,8 +1,9 @@
-//! A real Chromium: the page of the demo, a bare `EventSource`, and pages of another origin that edit their stream.
+//! A real Chromium: the page of the demo with its shared slide, a bare `EventSource`, and pages of another origin that edit their stream.
 
 mod across;
 mod bare;
 mod demo;
+mod slide;
 
 use std::time::Duration;
 

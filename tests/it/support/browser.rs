@@ -89,22 +89,51 @@ impl Browser {
         serde_json::from_str(&line).unwrap()
     }
 
-    /// The value of an expression in the page.
-    pub async fn eval(&mut self, expression: &str) -> Value {
-        let command = format!("{}\n", json!({ "eval": expression }));
-        self.commands.write_all(command.as_bytes()).await.unwrap();
+    async fn obey(&mut self, command: Value) -> Value {
+        self.commands.write_all(format!("{command}\n").as_bytes()).await.unwrap();
         self.commands.flush().await.unwrap();
         let answer = self.answer().await;
-        assert!(answer.get("error").is_none(), "{expression}: {answer}");
-        answer["value"].clone()
+        assert!(answer.get("error").is_none(), "{command}: {answer}");
+        answer
+    }
+
+    /// The value of an expression in the page.
+    pub async fn eval(&mut self, expression: &str) -> Value {
+        self.eval_in(0, expression).await
+    }
+
+    /// The value of an expression in one of the tabs; the page is the first.
+    pub async fn eval_in(&mut self, tab: usize, expression: &str) -> Value {
+        self.obey(json!({ "tab": tab, "eval": expression })).await["value"].clone()
+    }
+
+    /// Another tab of the same browser, loaded.
+    pub async fn open_tab(&mut self, url: &str) -> usize {
+        let answer = self.obey(json!({ "open": url })).await;
+        usize::try_from(answer["opened"].as_u64().unwrap()).unwrap()
+    }
+
+    /// Closes a tab, as a person does it.
+    pub async fn shut_tab(&mut self, tab: usize) {
+        self.obey(json!({ "shut": tab })).await;
+    }
+
+    /// Loads the page again.
+    pub async fn reload(&mut self) {
+        self.obey(json!({ "reload": true })).await;
     }
 
     /// Waits until an expression is true.
     pub async fn until(&mut self, what: &str, deadline: Duration, expression: &str) {
+        self.until_in(0, what, deadline, expression).await;
+    }
+
+    /// Waits until an expression is true in one of the tabs.
+    pub async fn until_in(&mut self, tab: usize, what: &str, deadline: Duration, expression: &str) {
         let cell = tokio::sync::Mutex::new(self);
         eventually(what, deadline, async || {
             let mut browser = cell.lock().await;
-            (browser.eval(expression).await == true).then_some(())
+            (browser.eval_in(tab, expression).await == true).then_some(())
         })
         .await;
     }

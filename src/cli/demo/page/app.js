@@ -3,24 +3,27 @@
 
 import { $, clock, request, say } from "/dom.js";
 import { showAllJobs, showCards, showJob } from "/cards.js";
+import { hears, leaveHere, placeHere, presenceOf, said, sayAgain, sayTabs, showHere } from "/here.js";
 import { emptyLog, loadCommands, record, showCommands, showJobChoices, togglePause } from "/log.js";
 import {
-  connection, emptyNotices, nextTheme, notice, rememberedTheme, showChannels, showDocument, showFacts, showHeard, showUsers,
-  theme, verdict,
+  connection, emptyNotices, nextTheme, notice, remembered, showChannels, showDocument, showFacts, showHeard, showTransport,
+  showUsers, theme, verdict,
 } from "/panels.js";
 import { carried, countCursor, countGap, forget, forgetAll, jobOf, known, refused, state } from "/state.js";
 import { Stream } from "/stream.js";
+import { Tabs } from "/tabs.js";
 
 const DOCS = "docs.";
 // What carries a cursor without being in the log: it says where the stream is.
 const POSITIONS = ["ready", "heartbeat", "subscribed"];
 let visit = null; // the answer of POST /demo/session
+let wanted; // whose session was asked for last
 let attempt = 0; // how many sessions were asked for; an answer to an older question is ignored
 let notesSaid = 0;
 
-// ---- the stream -----------------------------------------------------------------------------------------------------
+// ---- the stream, in whichever tab it is ------------------------------------------------------------------------------
 
-const stream = new Stream({
+const hearing = {
   connected(data) {
     state.connectionId = data.connectionId;
     state.heartbeatMs = data.heartbeatMs ?? state.heartbeatMs;
@@ -43,17 +46,75 @@ const stream = new Stream({
     state.ready = false;
     if (state.connection !== "reconnecting") connection("reconnecting", reason);
   },
+};
+
+// What the tab with the stream hears, the others hear from it.
+const relayed = ([name, hear]) => [name, (...what) => {
+  tabs.relay(name, what);
+  hear(...what);
+}];
+
+const stream = new Stream({
+  ...Object.fromEntries(Object.entries(hearing).map(relayed)),
   failed(reason, code) {
     stream.close();
     state.ready = false;
     // The demo makes a new secret at each start: after a restart the old cookie is worth nothing, a new session is.
     if (code === "AUTH_REQUIRED" && state.lastEventId) return start(visit.user.id);
     connection("ended", reason);
+    tabs.term();
   },
 });
 
+const tabs = new Tabs({
+  lead: () => (state.session ? open() : begin()),
+  follow: () => stream.close(),
+  // The log is each tab's own.
+  state() {
+    const { events: _, ...shared } = state;
+    return shared;
+  },
+  adopt(shared) {
+    Object.assign(state, shared);
+    connection(state.connection, state.reason);
+    verdict(state.verdict);
+    showAll();
+    showCards(visit.jobs);
+    if (!state.members) leaveHere();
+  },
+  hear: (name, what) => hearing[name]?.(...what),
+  said,
+  visited(user) {
+    if (user !== wanted) become(user);
+  },
+  asks: {
+    edit(wish) {
+      if (!stream.isOpen) throw new Error("There is no stream to edit.");
+      return stream.edit(wish);
+    },
+    publish: (channel, data) => stream.publish(channel, data),
+    cut: () => stream.cut(state.connectionId),
+    say: (document, word) => stream.say(document, word),
+    open(wish) {
+      Object.assign(state, wish);
+      open();
+    },
+    restart: () => start(visit.user.id),
+  },
+});
+
+function become(user) {
+  emptyNotices();
+  emptyLog();
+  verdict("none");
+  Object.assign(state, { session: null, mine: {}, observe: false });
+  tabs.become(user);
+  start(user);
+}
+
 async function start(user) {
   const mine = ++attempt;
+  wanted = user;
   stream.close();
   forgetAll();
   showAll();
@@ -63,19 +124,29 @@ async function start(user) {
     if (mine !== attempt) return;
     visit = answer;
   } catch (error) {
-    if (mine === attempt) connection("ended", `No session: ${error.message}`);
-    return;
+    if (mine !== attempt) return;
+    connection("ended", `No session: ${error.message}`);
+    return tabs.term();
   }
-  state.session = streamName();
-  for (const channel of [...firstChannels(), ...visit.documents.map((id) => DOCS + id)]) known(channel);
+  wanted = visit.user.id;
+  Object.assign(state, { me: visit.user, document: visit.shared.id });
+  remembered("user", visit.user.id);
   showUsers(visit);
   showCards(visit.jobs);
   showJobChoices(visit.jobs);
+  if (tabs.leads) begin();
+  else tabs.join(visit.user.id);
+}
+
+function begin() {
+  state.session = streamName();
+  for (const channel of [...firstChannels(), ...visit.documents.map((id) => DOCS + id)]) known(channel);
   open();
 }
 
 // The rest is added by its switch.
-const firstChannels = () => [...visit.jobs.map((id) => `jobs.${id}`), DOCS + visit.shared.id, "user.me"];
+const firstChannels = () => [...visit.jobs.map((id) => `jobs.${id}`), ...sharedChannels(), "user.me"];
+const sharedChannels = () => [DOCS + visit.shared.id, presenceOf(visit.shared.id)];
 
 // Our name for the stream; edits of it outlive its connections.
 function streamName() {
@@ -86,23 +157,26 @@ function open() {
   connection("connecting", state.lastEventId ? "Going on from the cursor." : "Opening the stream.");
   state.ready = false;
   state.heardAt = Date.now();
-  stream.open(state.transport, { channels: firstChannels(), session: state.session, cursor: state.lastEventId });
+  stream.open(state.transport, { channels: firstChannels(), session: state.session, cursor: state.lastEventId, observe: state.observe });
   showAll();
+  tabs.term();
 }
 
-function choose(transport) {
-  if (transport === state.transport) return;
-  state.transport = transport;
-  if (visit) open();
+function choose(wish) {
+  if (!visit) return Object.assign(state, wish);
+  return attempted("channels-note", () => tabs.ask("open", wish));
 }
 
-// A half-open TCP connection looks alive for ever; heartbeats that stay away tell the truth.
+// A half-open TCP connection looks alive for ever, and so does a tab that sleeps; heartbeats that stay away tell the truth.
 function watch() {
-  if (stream.isOpen && state.connection === "live" && Date.now() - state.heardAt > 3 * state.heartbeatMs) {
+  const isSilent = Date.now() - state.heardAt > 3 * state.heartbeatMs;
+  if (stream.isOpen && state.connection === "live" && isSilent) {
     open();
     connection("reconnecting", "Nothing was heard for three heartbeats; asking again from the last event id.");
   }
+  if (!tabs.leads && document.visibilityState === "visible" && state.connection !== "ended" && state.session && isSilent) tabs.take();
   showHeard();
+  tabs.count().then(sayTabs);
 }
 
 // ---- what arrives ---------------------------------------------------------------------------------------------------
@@ -141,7 +215,8 @@ function receive(name, cursor, data) {
   const isLogged = cursor && !POSITIONS.includes(name);
   if (isLogged) countCursor(cursor);
   if (isLogged && !state.ready && state.verdict === "resumed") state.counts.replayed += 1;
-  handlers[name]?.(data);
+  (handlers[name] ?? hears[name])?.(data);
+  if (name === "presence:update") return;
   record({ event: name, id: cursor, data });
   showFacts();
 }
@@ -157,7 +232,10 @@ function ready() {
 }
 
 const handlers = {
-  ready,
+  ready() {
+    ready();
+    if (tabs.leads) sayAgain();
+  },
   "job:update"(data) {
     state.counts.updates += 1;
     countGap(data);
@@ -201,6 +279,8 @@ const handlers = {
 // What may not be seen any more, or may have been missed, is not shown any more.
 function leave(channel) {
   if (jobOf(channel) !== undefined || channel === DOCS + visit.shared.id) forget(channel);
+  // After a reset the new state says who came and went.
+  if (channel === presenceOf(visit.shared.id) && !(channel in state.verdicts)) leaveHere();
 }
 
 function showAll() {
@@ -208,6 +288,8 @@ function showAll() {
   showAllJobs();
   for (const channel of state.known) showJob(jobOf(channel));
   if (visit) showDocument(visit.shared);
+  showTransport();
+  showHere();
   showFacts();
 }
 
@@ -227,8 +309,7 @@ async function attempted(note, work) {
 function edit(name, wanted) {
   known(name);
   return attempted("channels-note", async () => {
-    if (!stream.isOpen) throw new Error("There is no stream to edit.");
-    const answer = await stream.edit(wanted ? { subscribe: [name] } : { unsubscribe: [name] });
+    const answer = await tabs.ask("edit", wanted ? { subscribe: [name] } : { unsubscribe: [name] });
     if (wanted) change(answer);
     else handlers.unsubscribed({ channel: name });
   });
@@ -251,7 +332,7 @@ const changeRole = () => attempted("document-note", async () => {
   // A “no” is remembered for up to two seconds, or until the new row is announced. So the first try may be too early.
   for (let tries = 0; tries < 8 && !(channel in state.verdicts); tries += 1) {
     if (tries > 0) await new Promise((done) => setTimeout(done, 300));
-    await edit(channel, true);
+    for (const name of sharedChannels()) await edit(name, true);
   }
 });
 
@@ -261,26 +342,26 @@ function publishNote(event) {
   const text = field.value.trim();
   if (!text) return;
   attempted("document-note", async () => {
-    await stream.publish(DOCS + visit.shared.id, { text, by: visit.user.name, n: ++notesSaid });
+    await tabs.ask("publish", DOCS + visit.shared.id, { text, by: visit.user.name, n: ++notesSaid });
     field.value = "";
   });
 }
 
 function cutOrOpen() {
-  if (state.connection === "ended") return start(visit?.user.id);
-  attempted("channels-note", () => stream.cut(state.connectionId));
+  if (state.connection === "ended" && !visit) return start();
+  attempted("channels-note", () => tabs.ask(state.connection === "ended" ? "restart" : "cut"));
 }
 
 // ---- beginning ------------------------------------------------------------------------------------------------------
 
 $("cut").addEventListener("click", cutOrOpen);
 $("user").addEventListener("change", (event) => {
-  emptyNotices();
-  emptyLog();
-  verdict("none");
-  start(event.target.value);
+  // The address would bring the one back as whom one came.
+  history.replaceState(null, "", "/");
+  become(event.target.value);
 });
-$("transport").addEventListener("change", (event) => choose(event.target.value));
+$("transport").addEventListener("change", (event) => choose({ transport: event.target.value }));
+$("observe").addEventListener("change", (event) => choose({ observe: event.target.checked }));
 $("theme").addEventListener("click", nextTheme);
 $("pause").addEventListener("click", togglePause);
 $("add-channel").addEventListener("submit", addChannel);
@@ -290,9 +371,12 @@ $("publish").addEventListener("input", showCommands);
 $("publish").addEventListener("submit", (event) => event.preventDefault());
 
 // For people with the developer tools open, and for the browser test.
-window.tidings = { state };
-theme(rememberedTheme());
+window.tidings = { state, tabs };
+theme(remembered("theme") ?? "auto");
 emptyNotices();
+placeHere(tabs);
 setInterval(watch, 1000);
-start();
+// A page that the browser had put aside knows nothing of what its lock and its stream have become.
+addEventListener("pageshow", (event) => event.persisted && location.reload());
+start(new URLSearchParams(location.search).get("as") ?? remembered("user") ?? undefined);
 loadCommands();

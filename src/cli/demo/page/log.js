@@ -8,7 +8,11 @@ let paused = false;
 let held = []; // events that arrived while the log was paused
 let commands = {};
 
+// Pointers would leave no room for anything else; the page counts them.
+const UNRECORDED = ["presence:update"];
+
 export function record(entry) {
+  if (UNRECORDED.includes(entry.event)) return;
   entry.at = Date.now();
   remember(entry);
   if (!paused) return show([entry]);

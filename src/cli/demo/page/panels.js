@@ -31,6 +31,10 @@ export function connection(name, reason) {
   $("cut").disabled = name === "connecting" || name === "reconnecting";
 }
 
+export function showTransport() {
+  for (const input of document.querySelectorAll("#transport input")) input.checked = input.value === state.transport;
+}
+
 export function verdict(name) {
   state.verdict = name;
   const [word, why] = VERDICTS[name];
@@ -136,6 +140,17 @@ export function showUsers({ users, user }) {
   select.replaceChildren(...users.map(({ id, name }) => element("option", { value: id, textContent: name ?? id })));
   select.value = user.id;
   select.disabled = false;
+  showOther(users.find(({ id }) => id !== user.id));
+}
+
+// A browser has one cookie for one name of a server, and this one has two names: under the other one is somebody else.
+function showOther({ id, name }) {
+  const { hostname, port } = location;
+  const other = { localhost: "127.0.0.1", "127.0.0.1": "localhost" }[hostname];
+  const link = $("other");
+  link.hidden = !other;
+  link.href = `http://${other}:${port}/?as=${encodeURIComponent(id)}`;
+  say(link, `Come in as ${name ?? id} too`);
 }
 
 const THEMES = ["auto", "light", "dark"];
@@ -143,19 +158,18 @@ const THEMES = ["auto", "light", "dark"];
 export function theme(choice) {
   document.documentElement.dataset.theme = choice;
   say($("theme"), `Theme: ${choice}`);
-  try {
-    localStorage.setItem("theme", choice);
-  } catch {
-    // A browser that keeps nothing still has a page.
-  }
+  remembered("theme", choice);
 }
 
 export const nextTheme = () => theme(THEMES[(THEMES.indexOf(document.documentElement.dataset.theme) + 1) % THEMES.length]);
 
-export function rememberedTheme() {
+// Kept over visits. A browser that keeps nothing still has a page.
+export function remembered(name, value) {
   try {
-    return localStorage.getItem("theme") ?? "auto";
+    if (value === undefined) return localStorage.getItem(name);
+    localStorage.setItem(name, value);
   } catch {
-    return "auto";
+    // It keeps nothing.
   }
+  return value;
 }

@@ -5,8 +5,10 @@ import { refusal } from "/dom.js";
 
 const WAIT_S = 25;
 const PAUSE_MS = [700, 2100];
+// After an answer that only says who is where: while people move there is always another.
+const MOVED_PAUSE_MS = 200;
 
-export function openPoll({ channels, session, cursor }, hear) {
+export function openPoll({ channels, session, cursor, observe }, hear) {
   let request, over = false, isNew = true, pause = Promise.resolve();
 
   async function run() {
@@ -26,6 +28,7 @@ export function openPoll({ channels, session, cursor }, hear) {
   async function ask() {
     request = new AbortController();
     const query = new URLSearchParams({ channels: channels.join(","), session, wait: isNew ? "0" : WAIT_S });
+    if (observe) query.set("observe", "1");
     if (cursor) query.set("cursor", cursor);
     const response = await fetch(`/v1/poll?${query}`, { signal: request.signal });
     if (!response.ok) return refuse(response);
@@ -49,6 +52,8 @@ export function openPoll({ channels, session, cursor }, hear) {
     // The whole answer was heard: the next one begins after it.
     cursor = answer.cursor ?? cursor;
     hear.caughtUp(cursor ?? "");
+    const isOnlyMoves = answer.events.length > 0 && answer.events.every(({ event }) => event.startsWith("presence:"));
+    if (isOnlyMoves) pause = new Promise((done) => setTimeout(done, MOVED_PAUSE_MS));
   }
 
   run();

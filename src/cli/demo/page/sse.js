@@ -5,11 +5,12 @@ import { refusal, request } from "/dom.js";
 // An EventSource hears only the names that it is told.
 const EVENTS = [
   "connected", "ready", "job:update", "doc:update", "notification", "subscribed", "unsubscribed", "reset", "heartbeat",
-  "token:expiring", "problem", "end", "message",
+  "presence:state", "presence:user-joined", "presence:user-left", "presence:update", "token:expiring", "problem", "end", "message",
 ];
 
-export function openSse({ channels, session, cursor }, hear) {
+export function openSse({ channels, session, cursor, observe }, hear) {
   const query = new URLSearchParams({ channels: channels.join(","), session });
+  if (observe) query.set("observe", "1");
   if (cursor) query.set("last_event_id", cursor);
   const url = `/v1/events?${query}`;
   const source = new EventSource(url);

@@ -20,6 +20,14 @@ export const state = {
   jobs: {},
   notes: [], // of the shared document, the newest last
   events: [], // the newest last, at most LOG_LIMIT
+  me: null, // {id, name}
+  document: null, // at which we are
+  members: null, // who is there, by their ids; null before we are told
+  mine: {}, // what we said of ourselves that lasts: status, selection
+  news: [], // who came and went, the newest last
+  moves: 0, // presence:update, too many for the log
+  observe: false, // we look on without being there
+  tabs: 1, // of us in this browser
   counts: nothing(),
   heartbeatMs: 15_000,
   heardAt: 0,
@@ -30,7 +38,7 @@ const cursors = new Set();
 const numbers = new Map(); // job → the last update's attempt and number
 
 export function forgetAll() {
-  Object.assign(state, { verdicts: {}, denied: {}, known: [], aliases: {}, connectionId: null, lastEventId: "", jobs: {}, notes: [] });
+  Object.assign(state, { verdicts: {}, denied: {}, known: [], aliases: {}, connectionId: null, lastEventId: "", jobs: {}, notes: [], members: null, news: [], moves: 0 });
   Object.assign(state.counts, nothing());
   cursors.clear();
   numbers.clear();

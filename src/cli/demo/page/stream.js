@@ -26,13 +26,13 @@ export class Stream {
     return this.#open !== null;
   }
 
-  open(transport, { channels, session, cursor }) {
+  open(transport, { channels, session, cursor, observe }) {
     this.close();
     const mine = this.#opened;
     // What an abandoned transport still says is nobody's business: it comes again on the next one.
     const current = (say) => (...said) => mine === this.#opened && say(...said);
     const hear = Object.fromEntries(Object.entries(this.#hear).map(([name, say]) => [name, current(say)]));
-    this.#open = TRANSPORTS[transport]({ channels, session, cursor }, hear);
+    this.#open = TRANSPORTS[transport]({ channels, session, cursor, observe }, hear);
   }
 
   close() {
@@ -48,6 +48,11 @@ export class Stream {
 
   publish(channel, data) {
     return this.#open.publish(channel, data);
+  }
+
+  // Where its person is. Only a WebSocket has a way for it; for the others there is a route that any tab can use itself.
+  say(document, word) {
+    return this.#open?.say?.(document, word);
   }
 
   // Breaks the connection as a network would, and lets the transport come back by itself.

@@ -8,12 +8,13 @@ const PAUSE_MS = [700, 2100];
 // Close codes after which trying again with the same credential is of no use: expired or invalid, nothing left to see.
 const FINAL = [4401, 4403];
 
-export function openSocket({ channels, session, cursor }, hear) {
+export function openSocket({ channels, session, cursor, observe }, hear) {
   const asked = new Map(); // id → the two ends of a promise
   let socket, timer, lastId = 0, over = false;
 
   function connect() {
     const query = new URLSearchParams({ channels: channels.join(","), session });
+    if (observe) query.set("observe", "1");
     if (cursor) query.set("last_event_id", cursor);
     socket = new WebSocket(`${location.origin.replace(/^http/, "ws")}/v1/ws?${query}`, ["tidings.v1"]);
     let connected = false;
@@ -65,6 +66,9 @@ export function openSocket({ channels, session, cursor }, hear) {
     edit: ({ subscribe, unsubscribe }) =>
       ask(subscribe ? { type: "subscribe", channels: subscribe } : { type: "unsubscribe", channels: unsubscribe }),
     publish: (channel, data) => ask({ type: "publish", channel, event: "doc:update", data }),
+    say(document, word) {
+      if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ type: "presence", documentId: document, ...word }));
+    },
     cut,
   };
 }
