@@ -3,7 +3,7 @@
 
 import { $, clock, request, say } from "/dom.js";
 import { showAllJobs, showCards, showJob } from "/cards.js";
-import { hears, leaveHere, placeHere, presenceOf, said, sayAgain, sayTabs, showHere } from "/here.js";
+import { giveUpPlace, hears, keepPlace, leaveHere, placeHere, presenceOf, said, sayAgain, sayTabs, showHere } from "/here.js";
 import { emptyLog, loadCommands, record, showCommands, showJobChoices, togglePause } from "/log.js";
 import {
   connection, emptyNotices, nextTheme, notice, remembered, showChannels, showDocument, showFacts, showHeard, showTransport,
@@ -104,6 +104,7 @@ const tabs = new Tabs({
 });
 
 function become(user) {
+  giveUpPlace();
   emptyNotices();
   emptyLog();
   verdict("none");
@@ -177,6 +178,7 @@ function watch() {
   if (!tabs.leads && document.visibilityState === "visible" && state.connection !== "ended" && state.session && isSilent) tabs.take();
   showHeard();
   tabs.count().then(sayTabs);
+  keepPlace();
 }
 
 // ---- what arrives ---------------------------------------------------------------------------------------------------
@@ -377,6 +379,7 @@ emptyNotices();
 placeHere(tabs);
 setInterval(watch, 1000);
 // A page that the browser had put aside knows nothing of what its lock and its stream have become.
+addEventListener("pagehide", giveUpPlace);
 addEventListener("pageshow", (event) => event.persisted && location.reload());
 start(new URLSearchParams(location.search).get("as") ?? remembered("user") ?? undefined);
 loadCommands();

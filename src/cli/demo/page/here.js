@@ -10,9 +10,13 @@ import { showPeople } from "/who.js";
 
 // Others are told for three seconds that somebody types. We say it again after two, and that it is over after as long.
 const TYPING_MS = 2000;
+// A tab without the stream is a device of its own by a lease, which it renews well before its end.
+const LEASE_MS = 10_000;
+const lease = `tab-${Math.random().toString(36).slice(2).padEnd(8, "0")}`;
 // A poll that hears of every movement would be nothing but polls.
 const BY_POLL_MS = 250;
 let tabs, typingSince = null, typingEnds; // null: we do not type
+let leasedAt = null, leasedAs = "online";
 
 export const presenceOf = (document) => `presence.${document}`;
 const channel = () => presenceOf(state.document);
@@ -67,15 +71,31 @@ export function sayAgain() {
   const { status, selection } = state.mine;
   if (status && status !== "online") voice.say({ status });
   if (selection) voice.say({ selection });
-  if ((state.members?.[state.me.id]?.data?.tabs ?? 1) !== state.tabs) voice.say({ data: { tabs: state.tabs } });
 }
 
-// The service counts streams, and all our tabs have one: how many they are is for us to say.
 export function sayTabs(count) {
   if (count === state.tabs) return;
   state.tabs = count;
-  if (tabs.leads) tell({ data: { tabs: count } });
   showPeople();
+}
+
+// Called every second. The tab with the stream is there by that.
+export function keepPlace() {
+  const isHere = state.connection === "live" && state.members && !state.observe && channel() in state.verdicts;
+  if (!isHere || tabs.leads) return giveUpPlace();
+  // The most present device counts, so each has to say what its person is. Said again it would be a sign of life.
+  const status = state.mine.status ?? "online";
+  const word = status === leasedAs ? {} : { status };
+  if (leasedAt !== null && performance.now() - leasedAt < LEASE_MS && status === leasedAs) return;
+  [leasedAt, leasedAs] = [performance.now(), status];
+  request("POST", `/v1/presence/${state.document}`, { lease, ...word }).catch(() => (leasedAt = null));
+}
+
+// Also when the page goes away, where only a beacon is sent.
+export function giveUpPlace() {
+  if (leasedAt === null) return;
+  [leasedAt, leasedAs] = [null, "online"];
+  navigator.sendBeacon(`/v1/presence/${state.document}`, JSON.stringify({ lease, leave: true }));
 }
 
 // ---- what is heard --------------------------------------------------------------------------------------------------

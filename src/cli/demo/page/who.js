@@ -30,8 +30,6 @@ function showFace(member) {
   const doing = [STATUS[member.status] ?? member.status];
   if (member.typing) doing.push("typing");
   if (member.devices > 1) doing.push(`${member.devices} devices`);
-  const tabs = Number(member.data?.tabs);
-  if (tabs > 1) doing.push(`${tabs} tabs`);
   say(detail, doing.join(" · "));
 }
 
