@@ -27,6 +27,7 @@ use crate::hub::OutboxLimits;
 use crate::hub::Refused;
 use crate::hub::Register;
 use crate::hub::Seat;
+use crate::hub::States;
 use crate::hub::Window;
 use crate::hub::Wire;
 use crate::hub::hearing::Seen;
@@ -143,6 +144,10 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn new(events_max: usize) -> Self {
+        Self::with_states(events_max, Arc::new(()))
+    }
+
+    pub(super) fn with_states(events_max: usize, states: Arc<dyn States>) -> Self {
         let limits = WindowLimits { entries_max: 10_000, bytes_max: 1 << 30 };
         let window = Window::new(limits, Duration::from_secs(600));
         let outbox = OutboxLimits { events_max, bytes_max: 1 << 20 };
@@ -153,7 +158,7 @@ impl Bench {
             leeway: Duration::from_secs(30),
             lively: Duration::from_millis(100),
             outbox,
-            states: Arc::new(()),
+            states,
         };
         let mut lane = Lane::new(settings, window.clone(), &Metrics::new(), Fakes);
         let generation = window.open(Epoch(1), (LogId::ZERO, Fingerprint(0)), Vec::new());
@@ -162,9 +167,13 @@ impl Bench {
     }
 
     pub(super) fn connect(&mut self, id: u64, channels: &[u8], room: usize, until_done: bool) -> Fake {
+        let channels: Vec<Channel> = channels.iter().map(|n| Channel::parse(&format!("jobs.{n}")).unwrap()).collect();
+        self.connect_to(id, &channels, room, until_done)
+    }
+
+    pub(super) fn connect_to(&mut self, id: u64, channels: &[Channel], room: usize, until_done: bool) -> Fake {
         let fake = Fake::default();
         fake.0.lock().room = room;
-        let channels: Vec<Channel> = channels.iter().map(|n| Channel::parse(&format!("jobs.{n}")).unwrap()).collect();
         let grants: Vec<Grant> = channels.iter().map(|channel| Grant::for_test(channel.as_str())).collect();
         let seat = Seat::Socket {
             handle: fake.clone(),

@@ -6,6 +6,7 @@ mod lane;
 mod outbox;
 mod panic;
 mod registry;
+mod rooms;
 
 use std::sync::LazyLock;
 use std::sync::atomic::AtomicU32;
