@@ -285,7 +285,8 @@ async fn b75_only_exact_origins_may_read() {
 /// A cookie is a credential that browsers send for others: it counts only from an allowed origin or the same site.
 #[tokio::test]
 async fn b76_b77_cookies_count_only_from_home_and_once() {
-    let (_world, app) = app().await;
+    let (world, app) = app().await;
+    world.document("d1", "ada", &[("ada", tidings::store::Role::Owner)]).await;
     let (good, other) = (tokens::for_user("ada"), tokens::for_user("eve"));
     let cookie = format!("session={good}");
     let ask = async |headers: &[(&str, &str)]| {
@@ -301,6 +302,15 @@ async fn b76_b77_cookies_count_only_from_home_and_once() {
     assert_eq!(ask(&[("Cookie", &format!("{cookie}; session={other}"))]).await, 400);
     assert_eq!(ask(&[("Cookie", &format!("a=b; {cookie}; c=d"))]).await, 200);
     assert_eq!(ask(&[("Cookie", "session=")]).await, 401);
+    // What a form or a beacon of a foreign page can send without asking first.
+    for (origin, status) in [("https://app.example.com", 204), ("https://evil.com", 401), ("null", 401)] {
+        let headers = [("Cookie", cookie.as_str()), ("Origin", origin), ("Content-Type", "text/plain")];
+        let answer = http::request(app.addr, "POST", "/v1/presence/d1", &headers, b"{\"typing\":true}").await;
+        assert_eq!(answer.status, status, "{origin}");
+        let form = [headers[0], headers[1], ("Content-Type", "application/x-www-form-urlencoded")];
+        let answer = http::request(app.addr, "POST", "/v1/presence/d1", &form, b"typing=true").await;
+        assert!([401, 415].contains(&answer.status), "{origin}: {}", answer.status);
+    }
     app.app.stop().await;
 }
 

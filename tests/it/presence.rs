@@ -338,6 +338,8 @@ async fn b90_to_b94_what_is_said_is_judged() {
                 http::post(app.addr, "/v1/presence/d1", &format!("Bearer {}", tokens::for_user("ben")), &body).await;
             assert_eq!((answer.status, &answer.json()["details"]["field"]), (400, &json!(field)), "{body}");
         }
+        let huge = json!({"data": {"a": "x".repeat(10 << 10)}});
+        assert_eq!(say(&app, "ben", &huge).await, 413);
         // Who somebody is comes from the token and the database; what they write is text.
         let body = json!({"userId": "ada", "name": "Ada", "color": "#000", "data": {"note": "<img src=x onerror=alert(1)>\u{2028}\n"}});
         assert_eq!(say(&app, "ben", &body).await, 204);
