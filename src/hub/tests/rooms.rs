@@ -151,7 +151,8 @@ proptest! {
             let mut seen = view(*id, fake)?;
             let mut wanted = there.clone();
             // Where they are themselves they know.
-            (seen.remove(id), wanted.remove(id));
+            seen.remove(id);
+            wanted.remove(id);
             prop_assert_eq!(seen, wanted, "{}", id);
         }
     }
