@@ -23,7 +23,7 @@ use crate::support::tokens;
 const PAST_THE_GRACE_MS: u64 = 6000;
 /// Less than the life of a lease.
 const WITHIN_A_LEASE: Duration = Duration::from_secs(25);
-const TABS: usize = 8;
+const TABS: usize = 10;
 /// Where the pointer of the moves below ends, in the slide's units.
 const LAST: &str = r#"{"x":1200,"y":450}"#;
 
