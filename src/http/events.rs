@@ -28,6 +28,7 @@ use crate::session::Requested;
 use crate::session::Resume;
 use crate::session::Session;
 use crate::session::ToldMark;
+use crate::session::Transport;
 use crate::session::is_session_name;
 use crate::session::requested;
 use crate::transport::plain;
@@ -106,7 +107,7 @@ async fn respond(
     headers: &HeaderMap,
     set_cookie: &mut SetCookie,
 ) -> Response<Body> {
-    let transport = "sse";
+    let transport = Transport::Sse.as_str();
     let count = |status: &str| shared.metrics.connections.with_label_values(&[transport, status]).inc();
     let wanted = match wanted(headers) {
         Ok(wanted) => wanted,

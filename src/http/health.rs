@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::clock;
 use crate::http::AppState;
 use crate::http::answer;
+use crate::session::Transport;
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -112,7 +113,7 @@ pub(super) async fn info(State(shared): State<AppState>) -> Response<Body> {
         name: "tidings",
         version: env!("CARGO_PKG_VERSION"),
         protocol: 1,
-        transports: ["sse", "ws", "poll"],
+        transports: Transport::ALL.map(Transport::as_str),
         broker: shared.sessions.broker.kind(),
         database: shared.sessions.store.kind(),
         writes_back: shared.config.job_writeback && shared.sessions.store.can_write_back(),

@@ -335,18 +335,27 @@ async fn may_publish(shared: &AppState, caller: &Caller, publication: &Publicati
     if role.is_some_and(crate::store::Role::can_edit) { Ok(()) } else { Err(ApiError::denied()) }
 }
 
-/// The whole body, bounded in bytes and time.
+/// What the body says that it is, without parameters; nothing, where it says nothing.
+pub(super) fn essence(headers: &HeaderMap) -> Option<String> {
+    let kind = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
+    kind.map(|kind| kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase())
+}
+
+/// The whole of a body that is JSON, bounded in bytes and time.
 pub(super) async fn read(
     shared: &AppState,
     headers: &HeaderMap,
     body: Body,
     bytes_max: usize,
 ) -> Result<bytes::Bytes, ApiError> {
-    let kind = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
-    let essence = kind.map(|kind| kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase());
-    if !matches!(essence.as_deref(), None | Some("application/json")) {
+    if !matches!(essence(headers).as_deref(), None | Some("application/json")) {
         return Err(ApiError::malformed(415, "The body must be application/json."));
     }
+    read_whole(shared, body, bytes_max).await
+}
+
+/// The same, whatever it says that it is.
+pub(super) async fn read_whole(shared: &AppState, body: Body, bytes_max: usize) -> Result<bytes::Bytes, ApiError> {
     let too_large = || ApiError::malformed(413, "The body is too large.");
     if body.size_hint().lower() > bytes_max as u64 {
         return Err(too_large());

@@ -16,6 +16,7 @@ use crate::http::AppState;
 use crate::http::answer;
 use crate::http::caller::SetCookie;
 use crate::http::events;
+use crate::session::Transport;
 use crate::transport::poll;
 
 /// How long an answer is waited for unless the client says otherwise, and at most; in seconds.
@@ -56,7 +57,7 @@ pub(super) async fn poll(State(shared): State<AppState>, uri: Uri, headers: Head
     let mut set_cookie = SetCookie::default();
     let result = respond(&shared, &uri, &headers, &mut set_cookie).await;
     let status = result.as_ref().map_or_else(ApiError::outcome, |_| "accepted");
-    shared.metrics.connections.with_label_values(&["poll", status]).inc();
+    shared.metrics.connections.with_label_values(&[Transport::Poll.as_str(), status]).inc();
     set_cookie.on(result.unwrap_or_else(|error| error.into_response()))
 }
 

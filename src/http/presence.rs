@@ -7,7 +7,6 @@ use axum::http::HeaderMap;
 use axum::http::Response;
 use axum::http::StatusCode;
 use axum::http::Uri;
-use axum::http::header;
 use axum::response::IntoResponse as _;
 use serde::Deserialize;
 
@@ -118,7 +117,11 @@ pub(super) async fn say(
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
     let (principal, document) = visitor(&shared, &uri, &headers, &document).await?;
-    let bytes = ingest::read(&shared, &as_json(&headers), body, BODY_BYTES_MAX).await?;
+    // `sendBeacon` of a string says that it is text.
+    if !matches!(ingest::essence(&headers).as_deref(), None | Some("application/json" | "text/plain")) {
+        return Err(ApiError::malformed(415, "The body must be application/json or text/plain."));
+    }
+    let bytes = ingest::read_whole(&shared, body, BODY_BYTES_MAX).await?;
     let text = std::str::from_utf8(&bytes).map_err(|_| ApiError::invalid("body"))?.trim();
     // A renewal may say nothing at all.
     let text = if text.is_empty() { "{}" } else { text };
@@ -180,16 +183,6 @@ async fn visitor(
         Some(Verdict::Denied) => Err(ApiError::denied()),
         Some(Verdict::Unavailable) | None => Err(ApiError::unavailable("database")),
     }
-}
-
-/// `sendBeacon` of a string says that it is text.
-fn as_json(headers: &HeaderMap) -> HeaderMap {
-    let mut headers = headers.clone();
-    let is_text = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
-    if is_text {
-        headers.remove(header::CONTENT_TYPE);
-    }
-    headers
 }
 
 impl Means {

@@ -25,6 +25,7 @@ use crate::http::commands::Commander;
 use crate::http::events;
 use crate::http::takeover::Switch;
 use crate::session::Session;
+use crate::session::Transport;
 use crate::transport::ws::Commands;
 
 /// The only version (RFC 6455 §4.4).
@@ -77,7 +78,7 @@ pub async fn open_with(shared: AppState, request: Request<Body>, commands: Arc<d
         Ok(_) => "accepted",
         Err(error) => error.outcome(),
     };
-    shared.metrics.connections.with_label_values(&["ws", status]).inc();
+    shared.metrics.connections.with_label_values(&[Transport::Ws.as_str(), status]).inc();
     set_cookie.on(result.unwrap_or_else(refusal))
 }
 

@@ -25,7 +25,7 @@ use crate::hub::wire::States;
 /// How often a peer that can answer is asked whether it is there.
 const PING: Duration = Duration::from_secs(25);
 /// The same, and the longest silence, for streams of people whom others see: that they are gone is to be seen as well.
-const LIVELY: Duration = Duration::from_secs(3);
+pub const LIVELY: Duration = Duration::from_secs(3);
 /// How long the peer of such a stream may acknowledge nothing.
 pub(super) const LIVELY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long before its own end a credential's stream is told.

@@ -39,6 +39,7 @@ pub use message::ConnectionId;
 pub use message::Edit;
 pub use message::Found;
 pub use message::Join;
+pub use message::LIVELY;
 pub use message::LaneSettings;
 pub use message::Pending;
 pub use message::Register;

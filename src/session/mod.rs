@@ -112,7 +112,7 @@ pub struct Sessions {
     /// Who is at which document.
     pub presence: Presence,
     /// Streams of other nodes, by user and name.
-    pub(self) elsewhere: Cache<(Id, Box<str>), u64>,
+    elsewhere: Cache<(Id, Box<str>), u64>,
     /// Streams are asked about without an announcement as well; always, but for a test.
     pub sweeps: bool,
 }

@@ -59,6 +59,9 @@ pub enum Transport {
 }
 
 impl Transport {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Sse, Self::Ws, Self::Poll];
+
     /// The label.
     #[must_use]
     pub fn as_str(self) -> &'static str {

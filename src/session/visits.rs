@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::auth::Grant;
 use crate::error::ApiError;
 use crate::event::Channel;
 use crate::event::Event;
@@ -16,6 +17,7 @@ use crate::presence::Visitor;
 use crate::session::Live;
 use crate::session::Session;
 use crate::session::Sessions;
+use crate::session::Target;
 
 /// What rooms are like, for the hub.
 #[derive(Debug)]
@@ -91,7 +93,7 @@ impl Sessions {
             _ => Parting::Gone,
         };
         let grants = live.grants();
-        self.part(live, grants.iter().map(crate::auth::Grant::channel), parting);
+        self.part(live, grants.iter().map(Grant::channel), parting);
     }
 
     /// People who are at documents without a stream, and may not any more. Those who have streams leave with these.
@@ -113,8 +115,7 @@ impl Sessions {
 
     /// Open streams of this user on this node, by number or name.
     #[must_use]
-    pub fn mine(&self, user: &Id, target: &crate::session::Target) -> Option<Arc<Live>> {
-        use crate::session::Target;
+    pub fn mine(&self, user: &Id, target: &Target) -> Option<Arc<Live>> {
         match target {
             Target::Connection(id) => self.lives.get(user, *id),
             Target::Session(name) => {

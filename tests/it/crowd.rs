@@ -20,6 +20,8 @@ use crate::support::app::World;
 use crate::support::client::Client;
 use crate::support::client::Transport;
 use crate::support::eventually;
+use crate::support::figures::median;
+use crate::support::figures::p99;
 use crate::support::http;
 use crate::support::process::Server;
 use crate::support::sse::SseEvent;
@@ -42,17 +44,6 @@ const SLOW: &str = "realtime_ended_total{reason=\"slow\"}";
 
 fn now_us() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros() as u64
-}
-
-fn p99(mut delays: Vec<u64>) -> u64 {
-    delays.sort_unstable();
-    delays[(delays.len() * 99).div_ceil(100) - 1]
-}
-
-/// Of several rounds: one of them may have met something else on this machine.
-fn median(mut of_rounds: Vec<u64>) -> u64 {
-    of_rounds.sort_unstable();
-    of_rounds[of_rounds.len() / 2]
 }
 
 fn query(bulk: Option<usize>) -> String {

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::json;
+use tidings::broker::NODE_LEASE;
 use tidings::store::Role;
 use tokio::time::Instant;
 
@@ -14,8 +15,11 @@ use crate::support::app::TestApp;
 use crate::support::app::World;
 use crate::support::client::Client;
 use crate::support::client::Transport;
+use crate::support::eventually;
 use crate::support::http;
 use crate::support::pace;
+use crate::support::redis::RedisOptions;
+use crate::support::redis::RedisServer;
 use crate::support::sse::SseEvent;
 use crate::support::tokens;
 
@@ -302,6 +306,60 @@ async fn an_instance_that_dies_leaves_no_ghosts() {
     }
     assert_eq!(users(&other).await, BTreeSet::from(["ada", "ben", "p001"].map(str::to_owned)));
     for app in [one, other] {
+        app.app.stop().await;
+    }
+}
+
+/// What one instance did not hear, and what Redis has forgotten: all are of one mind again within five seconds, and nobody who is there
+/// is ever told to have left.
+#[tokio::test]
+async fn whatever_is_lost_all_are_of_one_mind_within_five_seconds() {
+    let server = RedisServer::start(RedisOptions::default()).await;
+    let world = World::on(&server).await;
+    world.document("d1", "ada", &[("ada", Role::Owner)]).await;
+    for at in 0..20 {
+        world.document("d1", "ada", &[(&person(at), Role::Viewer)]).await;
+    }
+    let apps = [world.start().await, world.start().await];
+    let observers = Observers::of(&apps).await;
+    let mut here = Vec::new();
+    for (round, fault) in [["CLIENT", "KILL", "TYPE", "pubsub"].as_slice(), &["FLUSHALL"]].into_iter().enumerate() {
+        for at in 0..10 {
+            let at = round * 10 + at;
+            if at % 10 == 5 {
+                server.cli(fault).await.unwrap();
+            }
+            let user = person(at);
+            // While the connection is made anew somebody may have to come again.
+            let client = eventually("somebody comes", Duration::from_secs(10), async || {
+                let query = "channels=presence.d1";
+                let addr = apps[at % 2].addr;
+                let mut client =
+                    Client::open(Transport::Sse, addr, &tokens::for_user(&user), query, None).await.ok()?;
+                let begins = |event: &SseEvent| ["ready", "problem"].contains(&event.event.as_str());
+                let begun = client.until_that("a beginning", begins).await;
+                (begun.last()?.event == "ready").then_some(client)
+            })
+            .await;
+            here.push(client);
+        }
+        let changed = Instant::now();
+        let truth: BTreeSet<String> = (0..here.len()).map(person).collect();
+        for app in &apps {
+            eventually("it knows who is there", Duration::from_secs(5), async || {
+                (users(app).await == truth).then_some(())
+            })
+            .await;
+        }
+        println!("{fault:?}: of one mind after {:.2?}", changed.elapsed());
+    }
+    // Whoever was not said again to be there would have left by then.
+    pace(NODE_LEASE + Duration::from_secs(2)).await;
+    for observer in observers.stop().await {
+        assert_eq!(observer.there.len(), here.len());
+        assert!(observer.lives.values().all(|lives| *lives <= 1), "nobody left: {:?}", observer.lives);
+    }
+    for app in apps {
         app.app.stop().await;
     }
 }

@@ -14,6 +14,8 @@ use crate::support::app::World;
 use crate::support::client::Client;
 use crate::support::client::Transport;
 use crate::support::eventually;
+use crate::support::figures::median;
+use crate::support::figures::p99;
 use crate::support::tokens;
 use crate::support::wire::narrow;
 
@@ -62,17 +64,6 @@ async fn read_round(mut client: Client, attempt: u64) -> (Client, Vec<u64>) {
         ended += usize::from(event.data["terminal"] == true);
     }
     (client, delays)
-}
-
-fn p99(mut delays: Vec<u64>) -> u64 {
-    delays.sort_unstable();
-    delays[(delays.len() * 99).div_ceil(100) - 1]
-}
-
-/// Of several rounds: one of them may have met something else on this machine.
-fn median(mut of_rounds: Vec<u64>) -> u64 {
-    of_rounds.sort_unstable();
-    of_rounds[of_rounds.len() / 2]
 }
 
 /// A round that all of these hear, and the 99th percentile of its delays in microseconds.

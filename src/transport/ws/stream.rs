@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::hub::CloseReason;
 use crate::hub::Frame;
 use crate::hub::Keeper;
+use crate::hub::LIVELY;
 use crate::hub::Refused;
 use crate::hub::Reply;
 use crate::hub::Seat;
@@ -37,8 +38,6 @@ use crate::transport::ws::outgoing::FRAMED;
 
 /// Bytes of one read.
 const READ_BYTES: usize = 4 * 1024;
-/// How often a client is asked at least whether it is there whose person others see.
-const PING_LIVELY: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// Who writes to the socket while the stream is live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,7 +208,7 @@ async fn drive(
     let mut hearing = Hearing::new(Arc::clone(&live), commands, around.tasks.clone());
     let kill = CancellationToken::new();
     let mut outputs = pin!(session.into_stream(Transport::Ws, kill.clone()));
-    let often = around.ping.min(PING_LIVELY);
+    let often = around.ping.min(LIVELY);
     let mut ping = tokio::time::interval_at(tokio::time::Instant::now() + often, often);
     let mut asked = tokio::time::Instant::now();
     let (mut unsent, mut buffer) = (BytesMut::new(), vec![0; READ_BYTES]);

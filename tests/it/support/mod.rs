@@ -14,6 +14,7 @@ pub mod child;
 pub mod client;
 pub mod deaf;
 pub mod eventually;
+pub mod figures;
 pub mod follower;
 pub mod http;
 pub mod pgbouncer;
