@@ -4,8 +4,7 @@ mod line;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::AtomicU8;
 use std::time::Duration;
 
 use axum::Router;
@@ -27,6 +26,7 @@ use crate::config::Config;
 use crate::http;
 use crate::http::AppState;
 use crate::http::ListenerLimits;
+use crate::http::Phase;
 use crate::http::Signals;
 use crate::hub::Hub;
 use crate::hub::LaneSettings;
@@ -36,6 +36,8 @@ use crate::ingest;
 use crate::ingest::Ingest;
 use crate::ingest::Members;
 use crate::jobs::TerminalStatuses;
+use crate::limits::Admission;
+use crate::limits::Connections;
 use crate::limits::RateLimits;
 use crate::presence::Presence;
 use crate::presence::PresenceSettings;
@@ -46,8 +48,6 @@ use crate::store::Store;
 use crate::store::StoreError;
 use crate::telemetry::Metrics;
 
-/// Connections beyond the streams: requests, probes, and room to answer that there is no room.
-const SPARE_CONNECTIONS: usize = 1000;
 /// Announcements of the database that may wait.
 const NOTICES_MAX: usize = 1024;
 /// What rooms have to tell that may wait for the lanes.
@@ -139,7 +139,7 @@ impl App {
         let presence = Presence::new(broker.rosters(config.presence_idle), lasts, told, &metrics, &tasks, &stop);
         let states = Arc::new(RoomStates(presence.clone()));
         let lane = LaneSettings::new(config.heartbeat_interval, Duration::from_secs(LEEWAY_S), outbox, states);
-        let lane = LaneSettings { ping: config.hooks.ping, ..lane };
+        let lane = LaneSettings { ping: config.hooks.ping, age_max: config.stream_age_max, ..lane };
         let hub = Hub::start(lanes(&config), &lane, window, &metrics, &tasks, &stop)
             .map_err(|error| StartError::Unavailable(format!("can't start: {error}; raise the limit of open files")))?;
         let seeds = ingest::Seeds::default();
@@ -158,16 +158,19 @@ impl App {
         let authenticator = Authenticator::new(verifier, users, broker.tickets(), &config, &metrics);
         let sessions = Arc::new(Sessions::new((hub, broker, store), authorizer, presence, terminal, &config, &metrics));
         let limits = RateLimits::new(&config);
+        let (connections, admission) = (Connections::new(&config), Admission::new(config.admission_per_second));
         let shared = Arc::new(http::Shared {
             sessions,
             ingest,
             authenticator,
             limits,
+            connections,
+            admission,
             members,
             metrics,
             config,
             started: Instant::now(),
-            draining: AtomicBool::new(false),
+            phase: AtomicU8::new(Phase::Serving as u8),
         });
         maintain(&shared, &tasks, &stop);
         Ok(Self::listen(shared, listeners, extra, tasks, stop_listening, stop))
@@ -182,7 +185,9 @@ impl App {
         stop: CancellationToken,
     ) -> Self {
         let limits = ListenerLimits {
-            connections_max: shared.config.max_connections + SPARE_CONNECTIONS,
+            connections: shared.connections.clone(),
+            head_bytes_max: shared.config.head_bytes_max,
+            metrics: shared.metrics.clone(),
             head_timeout: shared.config.first_byte_timeout,
             takeover: shared.config.sse_takeover,
             ping: shared.config.hooks.ping,
@@ -193,29 +198,53 @@ impl App {
         let public = http::router(&shared, extra);
         let leave = CancellationToken::new();
         let signals = Signals { leave: leave.clone(), stop: stop_listening.clone() };
-        let owned = (limits.clone(), shared.metrics.clone(), tasks.clone());
+        let owned = (limits.clone(), tasks.clone());
         tasks.spawn(http::serve(listeners.public, public, owned, signals));
         if let Some(listener) = listeners.metrics {
             let router = http::metrics_router(&shared);
             // Metrics stay readable until the very end.
             let signals = Signals { leave: stop.clone(), stop: stop.clone() };
-            let owned = (limits, shared.metrics.clone(), tasks.clone());
+            // And however many connections the public port has.
+            let limits = ListenerLimits { connections: Connections::new(&shared.config), ..limits };
+            let owned = (limits, tasks.clone());
             tasks.spawn(http::serve(listener, router, owned, signals));
         }
         Self { shared, address, metrics_address, tasks, leave, stop_listening, stop }
     }
 
-    /// Leaves in order: not ready, streams end in their slots, listeners close, the rest stops.
+    /// Leaves in order: not ready; after the notice streams end in their slots; listeners close, the rest stops.
     pub async fn drain(&self) {
-        self.shared.draining.store(true, Ordering::Release);
+        let (shared, config) = (&self.shared, &self.shared.config);
+        shared.enter(Phase::Leaving);
+        tokio::time::sleep(config.drain_notice).await;
+        shared.enter(Phase::Draining);
         self.leave.cancel();
-        let within = self.shared.config.drain;
-        self.shared.sessions.hub.drain(within * 4 / 5).await;
-        let deadline = Instant::now() + within;
-        while self.shared.sessions.lives.count() > 0 && Instant::now() < deadline {
+        let deadline = Instant::now() + config.drain;
+        shared.sessions.hub.drain(self.slots()).await;
+        while shared.sessions.lives.count() > 0 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        let left = shared.sessions.lives.count();
+        tracing::info!(streams = left, "streams were asked to come back elsewhere; what is left is told to at once");
         self.stop().await;
+    }
+
+    /// How long the streams' slots are spread over: so that they come back no faster than they can be taken in.
+    fn slots(&self) -> Duration {
+        let (streams, rate) = (self.shared.sessions.lives.count(), self.shared.sessions.pace.sustained());
+        let wanted = Duration::from_secs_f64(streams as f64 / f64::from(rate));
+        let within = wanted.min(self.shared.config.drain * 4 / 5);
+        if within < wanted {
+            let wanted_ms = u64::try_from(wanted.as_millis()).unwrap_or(u64::MAX);
+            tracing::warn!(
+                streams,
+                wanted_ms,
+                "DRAIN_MS is too short for so many streams: they come back faster than they are known to be taken in"
+            );
+        }
+        let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(streams, within_ms, "streams are asked to come back elsewhere");
+        within
     }
 
     /// Stops at once; open streams are told `shutdown`.

@@ -53,7 +53,7 @@ async fn checks(shared: &AppState) -> Vec<Check> {
 #[utoipa::path(get, path = "/health", responses((status = 200, description = "healthy or degraded, with a check for each dependency")))]
 pub(super) async fn health(State(shared): State<AppState>) -> Response<Body> {
     let checks = checks(&shared).await;
-    let healthy = checks.iter().all(|check| check.status == "healthy") && !shared.is_draining();
+    let healthy = checks.iter().all(|check| check.status == "healthy") && !shared.is_leaving();
     let health = Health {
         status: if healthy { "healthy" } else { "degraded" },
         checks,
@@ -74,7 +74,7 @@ pub(super) async fn live() -> Response<Body> {
 /// Whether this instance can accept, read and append right now.
 #[utoipa::path(get, path = "/health/ready", responses((status = 200, description = "Ready"), (status = 503, description = "Not ready, and why")))]
 pub(super) async fn ready(State(shared): State<AppState>) -> Response<Body> {
-    let reason = if shared.is_draining() {
+    let reason = if shared.is_leaving() {
         Some("draining")
     } else if shared.sessions.hub.window().generation() == 0 {
         Some("starting")
@@ -125,6 +125,11 @@ pub(super) async fn info(State(shared): State<AppState>) -> Response<Body> {
 
 /// The Prometheus text format.
 pub(super) async fn metrics(State(shared): State<AppState>) -> Response<Body> {
+    let (sockets, silent) = shared.connections.sockets();
+    let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    shared.metrics.sockets.with_label_values(&["speaking"]).set(count(sockets.saturating_sub(silent)));
+    shared.metrics.sockets.with_label_values(&["silent"]).set(count(silent));
+    shared.metrics.draining.set(i64::from(shared.is_leaving()));
     let mut response = Response::new(Body::from(shared.metrics.render()));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);

@@ -24,12 +24,11 @@ use hyper::server::conn::http1;
 use hyper::server::conn::http2;
 use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
+use parking_lot::Mutex;
 use socket2::SockRef;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
@@ -38,6 +37,9 @@ use crate::http::takeover::Guarded;
 use crate::http::takeover::Switch;
 use crate::http::takeover::Taken;
 use crate::http::takeover::Takeover;
+use crate::limits::Connections;
+use crate::limits::Silent;
+use crate::limits::Socket;
 use crate::telemetry::Metrics;
 use crate::transport::plain;
 use crate::transport::plain::MayClaim;
@@ -47,16 +49,18 @@ use crate::transport::ws::Way;
 
 /// How HTTP/2 begins (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Longest request head, in bytes.
-const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// A peer that acknowledges nothing for so long is gone.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Bounds of one listener.
 #[derive(Debug, Clone)]
 pub struct ListenerLimits {
-    /// Connections at most.
-    pub connections_max: usize,
+    /// Connections at most, of each address and in all.
+    pub connections: Connections,
+    /// Longest request head, in bytes.
+    pub head_bytes_max: usize,
+    /// Where connections that were refused are counted.
+    pub metrics: Metrics,
     /// How long the first byte and each whole request head may take.
     pub head_timeout: Duration,
     /// Plain streams leave hyper and write to their sockets themselves.
@@ -92,10 +96,9 @@ pub struct Signals {
 pub async fn serve(
     listener: TcpListener,
     router: Router,
-    (limits, metrics, tasks): (ListenerLimits, Metrics, TaskTracker),
+    (limits, tasks): (ListenerLimits, TaskTracker),
     signals: Signals,
 ) {
-    let slots = Arc::new(Semaphore::new(limits.connections_max));
     let around = Arc::new(Surroundings { tasks: tasks.clone(), stop: signals.stop.clone(), ping: limits.ping });
     loop {
         let accepted = tokio::select! {
@@ -112,12 +115,15 @@ pub async fn serve(
             }
         };
         // Above the bound a connection is closed at once; an EventSource takes that as a reason to try again.
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-            metrics.reject("connection", "connections_max");
-            continue;
+        let place = match limits.connections.socket(peer.ip()) {
+            Ok(place) => place,
+            Err(full) => {
+                limits.metrics.reject("connection", full.as_str());
+                continue;
+            }
         };
         let around = Arc::clone(&around);
-        tasks.spawn(connection(socket, peer, router.clone(), limits.clone(), around, signals.clone(), slot));
+        tasks.spawn(connection(socket, peer, router.clone(), limits.clone(), around, signals.clone(), place));
     }
 }
 
@@ -128,39 +134,44 @@ async fn connection(
     limits: ListenerLimits,
     around: Arc<Surroundings>,
     signals: Signals,
-    slot: OwnedSemaphorePermit,
+    place: Socket,
 ) {
     drop(tune(&socket));
+    let kill = CancellationToken::new();
+    let service = Service::new(router, peer, kill.clone(), limits.connections.silent(kill.clone()));
     let detected = tokio::select! {
         () = signals.stop.cancelled() => return,
+        () = kill.cancelled() => return,
         detected = tokio::time::timeout(limits.head_timeout, is_http2(&socket)) => detected,
     };
     match detected {
-        Ok(Ok(true)) => http2(socket, Service::new(router, peer), &limits, around.tasks.clone(), signals).await,
+        Ok(Ok(true)) => http2(socket, service, &limits, around.tasks.clone(), signals).await,
         Ok(Ok(false)) => {
-            let service = Service::new(router, peer);
             let taken = http1(socket, service, &limits, signals).await;
             // In a future of its own: while hyper serves, its room is not needed.
             let way = if limits.takeover { Way::Lane } else { Way::Task };
             match taken {
                 None => {}
                 Some((socket, _, Taken::Events { head, session })) => {
-                    Box::pin(plain::serve(&head, socket, *session, around, slot)).await;
+                    Box::pin(plain::serve(&head, socket, *session, around, place)).await;
                 }
                 Some((socket, heard, Taken::Socket { session, commands })) => {
-                    Box::pin(ws::serve(socket, heard, (*session, commands), way, around, slot)).await;
+                    Box::pin(ws::serve(socket, heard, (*session, commands), way, around, place)).await;
                 }
             }
         }
-        Ok(Err(_)) | Err(_) => {}
+        Ok(Err(_)) => {}
+        Err(_) => limits.metrics.reject("connection", "silent"),
     }
 }
 
 async fn http2(socket: TcpStream, service: Service, limits: &ListenerLimits, tasks: TaskTracker, signals: Signals) {
+    let kill = service.kill.clone();
     let served = http2_builder(tasks, limits).serve_connection(TokioIo::new(socket), service);
     tokio::pin!(served);
     tokio::select! {
         _ = served.as_mut() => {}
+        () = kill.cancelled() => {}
         () = signals.leave.cancelled() => {
             served.as_mut().graceful_shutdown();
             drop(served.await);
@@ -175,8 +186,8 @@ async fn http1(
     limits: &ListenerLimits,
     signals: Signals,
 ) -> Option<(TcpStream, Bytes, Taken)> {
-    let (takeover, kill) = (Takeover::default(), CancellationToken::new());
-    service.kill = Some(kill.clone());
+    let (takeover, kill) = (Takeover::default(), service.kill.clone());
+    service.may_cut = true;
     service.takeover = limits.takeover.then(|| takeover.clone());
     service.switch = Some(takeover.switch());
     let mut served = http1_builder(limits).serve_connection(Guarded::new(socket, takeover.clone()), service);
@@ -193,6 +204,9 @@ async fn http1(
         }
         Pin::new(&mut served).graceful_shutdown();
     };
+    if let Some(reason) = ended.as_ref().err().and_then(refusal) {
+        limits.metrics.reject("connection", reason);
+    }
     let taken = takeover.taken();
     let parts = ended.ok().map(|()| served.into_parts())?;
     let mut socket = parts.io.into_inner();
@@ -200,6 +214,17 @@ async fn http1(
         drop(socket.shutdown().await);
     }
     taken.map(|taken| (socket, parts.read_buf, taken))
+}
+
+/// Why hyper gave a connection up, where its client is to blame.
+fn refusal(error: &hyper::Error) -> Option<&'static str> {
+    if error.is_timeout() {
+        Some("head_timeout")
+    } else if error.is_parse_too_large() {
+        Some("head_too_large")
+    } else {
+        error.is_parse().then_some("malformed")
+    }
 }
 
 fn tune(socket: &TcpStream) -> io::Result<()> {
@@ -238,7 +263,7 @@ async fn is_http2(socket: &TcpStream) -> io::Result<bool> {
 
 fn http1_builder(limits: &ListenerLimits) -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(limits.head_timeout).max_buf_size(HEAD_BYTES_MAX);
+    builder.timer(TokioTimer::new()).header_read_timeout(limits.head_timeout).max_buf_size(limits.head_bytes_max);
     builder
 }
 
@@ -270,19 +295,24 @@ where
 }
 
 /// The router, with what is known of the connection put into each request.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Service {
     router: Router,
     peer: SocketAddr,
-    /// Cuts the connection. Not on HTTP/2, where one carries streams of many pages: none of them may cut the others.
-    kill: Option<CancellationToken>,
+    /// Cuts the connection.
+    kill: CancellationToken,
+    /// Requests may do that. Not on HTTP/2, where one carries streams of many pages: none of them may cut the others.
+    may_cut: bool,
+    /// Until the first request is there.
+    silent: Mutex<Option<Silent>>,
     takeover: Option<Takeover>,
     switch: Option<Switch>,
 }
 
 impl Service {
-    fn new(router: Router, peer: SocketAddr) -> Self {
-        Self { router, peer, kill: None, takeover: None, switch: None }
+    fn new(router: Router, peer: SocketAddr, kill: CancellationToken, silent: Silent) -> Self {
+        let silent = Mutex::new(Some(silent));
+        Self { router, peer, kill, may_cut: false, silent, takeover: None, switch: None }
     }
 }
 
@@ -292,11 +322,14 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
+        drop(self.silent.lock().take());
         let takeover = self.takeover.clone().filter(|takeover| takeover.is_possible(&request));
         let mut request = request.map(Body::new);
         let extensions = request.extensions_mut();
         extensions.insert(ConnectInfo(self.peer));
-        self.kill.iter().for_each(|kill| drop(extensions.insert(kill.clone())));
+        if self.may_cut {
+            extensions.insert(self.kill.clone());
+        }
         self.switch.iter().for_each(|switch| drop(extensions.insert(switch.clone())));
         let Some(takeover) = takeover else { return Box::pin(self.router.clone().oneshot(request)) };
         extensions.insert(MayClaim);

@@ -4,6 +4,7 @@ mod answer;
 mod caller;
 mod commands;
 mod events;
+mod guard;
 mod health;
 mod ingest;
 mod listener;
@@ -17,7 +18,7 @@ mod tickets;
 mod ws;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -45,6 +46,8 @@ use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::ingest::Ingest;
 use crate::ingest::Members;
+use crate::limits::Admission;
+use crate::limits::Connections;
 use crate::limits::RateLimits;
 use crate::session::Sessions;
 use crate::telemetry::Metrics;
@@ -60,6 +63,10 @@ pub struct Shared {
     pub authenticator: Authenticator,
     /// How much somebody may ask for at a time.
     pub limits: RateLimits,
+    /// How many connections there may be.
+    pub connections: Connections,
+    /// How fast new streams are let in.
+    pub admission: Admission,
     /// Which nodes are alive.
     pub members: Members,
     /// Metrics.
@@ -68,15 +75,38 @@ pub struct Shared {
     pub config: Config,
     /// Since when the process serves.
     pub started: tokio::time::Instant,
-    /// Set when the process is asked to leave.
-    pub draining: AtomicBool,
+    /// A `Phase`.
+    pub phase: AtomicU8,
+}
+
+/// Where an instance is in its life; each comes after the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Phase {
+    /// It serves.
+    Serving = 0,
+    /// It was asked to leave and says so to whoever asks; until balancers have noticed it serves as ever.
+    Leaving = 1,
+    /// It takes no new streams, and sends away those it has.
+    Draining = 2,
 }
 
 impl Shared {
-    /// Whether the process was asked to leave.
+    /// Goes on to another phase.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    /// Whether it should get no new clients.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.phase.load(Ordering::Acquire) >= Phase::Leaving as u8
+    }
+
+    /// Whether it takes no new streams.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+        self.phase.load(Ordering::Acquire) >= Phase::Draining as u8
     }
 }
 
@@ -85,7 +115,7 @@ pub type AppState = Arc<Shared>;
 
 /// The public routes. `extra` are those of `demo`.
 pub fn router(shared: &AppState, extra: Router<AppState>) -> Router {
-    let routes = Router::new()
+    let guarded = Router::new()
         .route("/v1/events", get(events::open))
         .route("/v1/poll", get(poll::poll))
         .route("/v1/ws", get(ws::open))
@@ -96,6 +126,8 @@ pub fn router(shared: &AppState, extra: Router<AppState>) -> Router {
         .route("/v1/publish", post(ingest::publish))
         .route("/v1/publish/batch", post(ingest::publish_batch))
         .route("/v1/tickets", post(tickets::issue))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(shared), guard::guard));
+    let routes = guarded
         .route("/health", get(health::health))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))

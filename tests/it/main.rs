@@ -24,6 +24,7 @@ mod failure;
 mod hop;
 mod hostile;
 mod limits;
+mod places;
 mod poll;
 mod presence;
 mod presence_cluster;

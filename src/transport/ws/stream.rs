@@ -12,7 +12,6 @@ use futures_util::StreamExt as _;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use crate::hub::CloseReason;
@@ -22,6 +21,7 @@ use crate::hub::LIVELY;
 use crate::hub::Refused;
 use crate::hub::Reply;
 use crate::hub::Seat;
+use crate::limits::Socket;
 use crate::session::Opening;
 use crate::session::Output;
 use crate::session::Session;
@@ -55,7 +55,7 @@ pub async fn serve(
     (session, commands): (Session, Arc<dyn Commands>),
     way: Way,
     around: Arc<Surroundings>,
-    slot: OwnedSemaphorePermit,
+    place: Socket,
 ) {
     let stop = around.stop.clone();
     let carried = async {
@@ -63,7 +63,7 @@ pub async fn serve(
             Way::Lane => {
                 let opening = Opening::new(session, Transport::Ws);
                 let hearing = Hearing::new(Arc::clone(opening.live()), commands, around.tasks.clone());
-                let stream = Stream { opening, hearing, around, _slot: slot };
+                let stream = Stream { opening, hearing, around, _place: place };
                 stream.begin(socket, heard).await
             }
             Way::Task => drive(socket, heard, session, commands, around).await,
@@ -81,7 +81,7 @@ struct Stream {
     hearing: Hearing,
     around: Arc<Surroundings>,
     /// Its place among the connections of the listener.
-    _slot: OwnedSemaphorePermit,
+    _place: Socket,
 }
 
 impl Keeper<StdStream> for Stream {
