@@ -87,7 +87,7 @@ pub struct App {
     tasks: TaskTracker,
     /// Connections end with the answer that is under way.
     leave: CancellationToken,
-    stop_listening: CancellationToken,
+    halt: CancellationToken,
     stop: CancellationToken,
 }
 
@@ -131,7 +131,7 @@ impl App {
         let store = Store::open(&config, &metrics).await.map_err(|error| unreachable_store(&error))?;
         let terminal = TerminalStatuses::new(config.terminal_statuses.clone());
         let broker = Broker::connect(&config, &terminal, &metrics).await?;
-        let (tasks, stop, stop_listening) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
+        let (tasks, stop, halt) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
         let window = Window::new(broker::window_limits(&config), config.log_retention);
         let outbox = OutboxLimits { events_max: config.outbox_events_max, bytes_max: config.outbox_bytes_max };
         let (told, moves) = mpsc::channel(TOLD_MAX);
@@ -173,7 +173,7 @@ impl App {
             phase: AtomicU8::new(Phase::Serving as u8),
         });
         maintain(&shared, &tasks, &stop);
-        Ok(Self::listen(shared, listeners, extra, tasks, stop_listening, stop))
+        Ok(Self::listen(shared, listeners, extra, tasks, halt, stop))
     }
 
     fn listen(
@@ -181,7 +181,7 @@ impl App {
         listeners: Listeners,
         extra: Router<AppState>,
         tasks: TaskTracker,
-        stop_listening: CancellationToken,
+        halt: CancellationToken,
         stop: CancellationToken,
     ) -> Self {
         let limits = ListenerLimits {
@@ -197,7 +197,7 @@ impl App {
         let metrics_address = listeners.metrics.as_ref().map(local);
         let public = http::router(&shared, extra);
         let leave = CancellationToken::new();
-        let signals = Signals { leave: leave.clone(), stop: stop_listening.clone() };
+        let signals = Signals { leave: leave.clone(), stop: halt.clone() };
         let owned = (limits.clone(), tasks.clone());
         tasks.spawn(http::serve(listeners.public, public, owned, signals));
         if let Some(listener) = listeners.metrics {
@@ -209,7 +209,7 @@ impl App {
             let owned = (limits, tasks.clone());
             tasks.spawn(http::serve(listener, router, owned, signals));
         }
-        Self { shared, address, metrics_address, tasks, leave, stop_listening, stop }
+        Self { shared, address, metrics_address, tasks, leave, halt, stop }
     }
 
     /// Leaves in order: not ready; after the notice streams end in their slots; listeners close, the rest stops.
@@ -249,7 +249,8 @@ impl App {
 
     /// Stops at once; open streams are told `shutdown`.
     pub async fn stop(&self) {
-        self.stop_listening.cancel();
+        self.leave.cancel();
+        self.halt.cancel();
         self.stop.cancel();
         self.tasks.close();
         if tokio::time::timeout(STOP_PATIENCE, self.tasks.wait()).await.is_err() {
@@ -260,7 +261,8 @@ impl App {
 
     /// Ends as if the process was killed: no stream is told anything, nothing is flushed. For tests.
     pub fn abandon(self) {
-        self.stop_listening.cancel();
+        self.leave.cancel();
+        self.halt.cancel();
         self.stop.cancel();
     }
 }

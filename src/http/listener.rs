@@ -86,9 +86,10 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// When connections are to end.
 #[derive(Debug, Clone)]
 pub struct Signals {
-    /// After the answer that is under way: a page that comes back must not find the instance that it was told to leave.
+    /// After the answer that is under way, and no more are accepted: a page that comes back must not find the instance that it
+    /// was told to leave.
     pub leave: CancellationToken,
-    /// No more are accepted.
+    /// At once.
     pub stop: CancellationToken,
 }
 
@@ -102,7 +103,8 @@ pub async fn serve(
     let around = Arc::new(Surroundings { tasks: tasks.clone(), stop: signals.stop.clone(), ping: limits.ping });
     loop {
         let accepted = tokio::select! {
-            () = signals.stop.cancelled() => return,
+            // Refused by the kernel, a proxy asks the next instance at once; an answer would have to send each client away.
+            () = signals.leave.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         let (socket, peer) = match accepted {

@@ -34,6 +34,7 @@ mod publish;
 mod revocations;
 mod rfc6455;
 mod rights;
+mod rolling;
 mod silent;
 mod sse;
 mod stalled;

@@ -17,6 +17,7 @@ pub mod eventually;
 pub mod figures;
 pub mod follower;
 pub mod http;
+pub mod nginx;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod process;

@@ -188,6 +188,41 @@ impl Server {
     }
 }
 
+/// Instances of one service, each at a port of its own, to which it comes back.
+#[derive(Debug)]
+pub struct Processes {
+    /// Settings of all of them.
+    pub env: Vec<(&'static str, String)>,
+    ports: Vec<u16>,
+    /// Those that run.
+    pub running: Vec<Option<Server>>,
+}
+
+impl Processes {
+    /// Starts so many, and waits until they are ready.
+    pub async fn start(env: Vec<(&'static str, String)>, count: usize) -> Self {
+        let ports = (0..count).map(|_| free_port()).collect();
+        let mut this = Self { env, ports, running: (0..count).map(|_| None).collect() };
+        for at in 0..count {
+            this.launch(at).await;
+        }
+        this
+    }
+
+    /// Starts one of them again.
+    pub async fn launch(&mut self, at: usize) {
+        let port = self.ports[at].to_string();
+        let mut env: Vec<(&str, &str)> = self.env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        env.push(("REALTIME_PORT", &port));
+        self.running[at] = Some(Server::spawn(&env).await);
+    }
+
+    /// Where they are, whether they run or not.
+    pub fn addrs(&self) -> Vec<SocketAddr> {
+        self.ports.iter().map(|port| SocketAddr::from(([127, 0, 0, 1], *port))).collect()
+    }
+}
+
 /// Names of settings that the shell of whoever runs the tests may have set.
 fn inherited() -> impl Iterator<Item = String> {
     let keep = ["PATH", "HOME", "TMPDIR", "LANG", "LLVM_PROFILE_FILE", "LD_LIBRARY_PATH"];
