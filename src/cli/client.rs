@@ -7,7 +7,8 @@ use crate::config::Config;
 
 /// Where a service listens by default.
 pub(super) fn base_url(config: &Config, given: Option<&str>) -> String {
-    let default = || format!("http://127.0.0.1:{}", config.realtime_port);
+    let scheme = if config.tls_cert_file.is_empty() { "http" } else { "https" };
+    let default = || format!("{scheme}://127.0.0.1:{}", config.realtime_port);
     given.map_or_else(default, |url| url.trim_end_matches('/').to_owned())
 }
 

@@ -56,6 +56,8 @@ pub struct Config {
     pub bind: std::net::IpAddr,
     pub realtime_port: u16,
     pub metrics_port: u16,
+    pub tls_cert_file: String,
+    pub tls_key_file: String,
     pub redis_url: Secret,
     pub database_url: Secret,
     pub database_schema: String,
@@ -123,11 +125,13 @@ pub struct Hooks {
     pub ping: Duration,
     /// Open streams are asked about without an announcement as well. Without it a test sees what that is good for.
     pub sweeps: bool,
+    /// How long a connection of HTTP/2 may be there for nothing.
+    pub http2_idle: Duration,
 }
 
 impl Default for Hooks {
     fn default() -> Self {
-        Self { ping: Duration::from_secs(25), sweeps: true }
+        Self { ping: Duration::from_secs(25), sweeps: true, http2_idle: Duration::from_secs(60) }
     }
 }
 
@@ -189,6 +193,7 @@ impl Config {
         let mut config: Self = table.try_into().map_err(|e| InvalidConfig(vec![format!("{e}")]))?;
         config.shown = shown;
         config.check(&mut mistakes);
+        config.check_tls(&mut mistakes);
         if mistakes.is_empty() { Ok(config) } else { Err(InvalidConfig(mistakes)) }
     }
 
@@ -202,6 +207,12 @@ impl Config {
     #[must_use]
     pub fn has_key(&self) -> bool {
         !self.jwt_secret.expose().is_empty() || !self.jwt_key_file.is_empty() || !self.jwks_url.is_empty()
+    }
+
+    fn check_tls(&self, mistakes: &mut Vec<String>) {
+        if self.tls_cert_file.is_empty() != self.tls_key_file.is_empty() {
+            mistakes.push("TLS_CERT_FILE, TLS_KEY_FILE: both or neither".to_owned());
+        }
     }
 
     fn check(&mut self, mistakes: &mut Vec<String>) {

@@ -114,7 +114,8 @@ async fn in_worlds(worlds: Vec<World>, transports: &[Transport], scenario: impl 
 }
 
 async fn worlds() -> Vec<World> {
-    vec![World::embedded().await, World::postgres().await, World::redis().await, World::full().await]
+    let secured = World::embedded().await.secured();
+    vec![World::embedded().await, secured, World::postgres().await, World::redis().await, World::full().await]
 }
 
 async fn everywhere(scenario: impl AsyncFn(&Case<'_>)) {
