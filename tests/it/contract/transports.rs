@@ -408,7 +408,7 @@ async fn a_slow_reader_is_ended_and_resumes_without_loss() {
         let mut honest = case.open("channels=user.me", None).await;
         honest.until("ready").await;
         let filler = "x".repeat(48 * 1024);
-        let count = 70;
+        let count = 90;
         for n in 1..=count {
             let data = json!({ "n": n, "filler": filler });
             case.here.publish(json!({ "channel": format!("user.{}", case.name), "data": data })).await;
