@@ -26,8 +26,10 @@ use crate::config::Config;
 use crate::http;
 use crate::http::AppState;
 use crate::http::ListenerLimits;
+use crate::http::Loaded;
 use crate::http::Phase;
 use crate::http::Signals;
+use crate::http::Tls;
 use crate::hub::Hub;
 use crate::hub::LaneSettings;
 use crate::hub::OutboxLimits;
@@ -127,6 +129,7 @@ impl App {
     /// A setting is wrong or a dependency is away.
     pub async fn start(config: Config, listeners: Listeners, extra: Router<AppState>) -> Result<Self, StartError> {
         let metrics = Metrics::new();
+        let tls = Tls::load(&config, &metrics).await.map_err(|error| StartError::Settings(error.to_string()))?;
         let verifier = TokenVerifier::new(&config).map_err(|error| StartError::Settings(error.to_string()))?;
         let store = Store::open(&config, &metrics).await.map_err(|error| unreachable_store(&error))?;
         let terminal = TerminalStatuses::new(config.terminal_statuses.clone());
@@ -173,12 +176,13 @@ impl App {
             phase: AtomicU8::new(Phase::Serving as u8),
         });
         maintain(&shared, &tasks, &stop);
-        Ok(Self::listen(shared, listeners, extra, tasks, halt, stop))
+        let tls = tls.map(|(tls, loaded)| keep_fresh(tls, loaded, &tasks, &stop));
+        Ok(Self::listen(shared, (listeners, tls), extra, tasks, halt, stop))
     }
 
     fn listen(
         shared: AppState,
-        listeners: Listeners,
+        (listeners, tls): (Listeners, Option<Tls>),
         extra: Router<AppState>,
         tasks: TaskTracker,
         halt: CancellationToken,
@@ -191,6 +195,8 @@ impl App {
             head_timeout: shared.config.first_byte_timeout,
             takeover: shared.config.sse_takeover,
             ping: shared.config.hooks.ping,
+            idle: shared.config.hooks.http2_idle,
+            tls,
         };
         let local = |listener: &TcpListener| listener.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
         let address = local(&listeners.public);
@@ -205,7 +211,7 @@ impl App {
             // Metrics stay readable until the very end.
             let signals = Signals { leave: stop.clone(), stop: stop.clone() };
             // And however many connections the public port has.
-            let limits = ListenerLimits { connections: Connections::new(&shared.config), ..limits };
+            let limits = ListenerLimits { tls: None, connections: Connections::new(&shared.config), ..limits };
             let owned = (limits, tasks.clone());
             tasks.spawn(http::serve(listener, router, owned, signals));
         }
@@ -288,6 +294,13 @@ fn maintain(shared: &AppState, tasks: &TaskTracker, stop: &CancellationToken) {
         )
     };
     tasks.spawn(async move { Box::pin(stop.run_until_cancelled(all)).await });
+}
+
+/// Has a certificate follow its files.
+fn keep_fresh(tls: Tls, loaded: Loaded, tasks: &TaskTracker, stop: &CancellationToken) -> Tls {
+    let (fresh, stop) = (tls.clone(), stop.clone());
+    tasks.spawn(async move { stop.run_until_cancelled(fresh.keep_fresh(loaded)).await });
+    tls
 }
 
 /// One line for the operator: a setting that is wrong, or something that is away.

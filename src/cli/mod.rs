@@ -2,6 +2,7 @@
 
 mod client;
 mod demo;
+mod health;
 mod publish;
 mod serve;
 mod tail;
@@ -62,6 +63,8 @@ enum Command {
     Tail(tail::Options),
     /// Print and check the settings
     Config,
+    /// Ask whether the instance of these settings is ready: 0 yes, 1 no, 69 it can't be reached
+    Health(health::Options),
 }
 
 /// Why a command failed: a line for the user and an exit code.
@@ -123,6 +126,7 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Publish(options) => publish::run(settings()?, options).await,
         Command::Tail(options) => tail::run(settings()?, options).await,
         Command::Config => show(&settings()?),
+        Command::Health(options) => health::run(&settings()?, &options).await,
     }
 }
 

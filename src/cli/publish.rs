@@ -105,7 +105,7 @@ async fn post(config: &Config, options: &Options, body: String) -> Result<(), Fa
     let answer = request
         .send()
         .await
-        .map_err(|error| Failure::unavailable(format!("can't reach {base}: {}", innermost(&error))))?;
+        .map_err(|error| Failure::unavailable(format!("can't reach {base}: {}", client::innermost(&error))))?;
     let good = answer.status().is_success();
     let text = answer.text().await.unwrap_or_default();
     if good {
@@ -113,14 +113,6 @@ async fn post(config: &Config, options: &Options, body: String) -> Result<(), Fa
         return Ok(());
     }
     Err(Failure { line: text, code: 1 })
-}
-
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }
 
 async fn to_redis(config: &Config, durable: bool, body: &str) -> Result<(), Failure> {

@@ -69,6 +69,8 @@ impl Config {
         mistakes.wrong(!jwks_good, "JWKS_URL: must start with https:// (or http:// inside a cluster)");
         let weak_key = |key: &Secret| key.expose().len() < 16 || !key.expose().bytes().all(|b| b.is_ascii_graphic());
         mistakes.wrong(self.api_keys.iter().any(weak_key), "API_KEYS: each at least 16 characters, without spaces");
+        let one = self.tls_cert_file.is_empty() != self.tls_key_file.is_empty();
+        mistakes.wrong(one, "TLS_CERT_FILE, TLS_KEY_FILE: both or neither");
         for origin in &self.cors_origins {
             let text = "CORS_ORIGINS: each an exact origin such as https://app.example.com; * is refused, because answers carry credentials";
             mistakes.wrong(Origin::parse(origin).is_none(), text);

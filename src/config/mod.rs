@@ -56,6 +56,8 @@ pub struct Config {
     pub bind: std::net::IpAddr,
     pub realtime_port: u16,
     pub metrics_port: u16,
+    pub tls_cert_file: String,
+    pub tls_key_file: String,
     pub redis_url: Secret,
     pub database_url: Secret,
     pub database_schema: String,
@@ -134,11 +136,13 @@ pub struct Hooks {
     pub ping: Duration,
     /// Open streams are asked about without an announcement as well. Without it a test sees what that is good for.
     pub sweeps: bool,
+    /// How long a connection of HTTP/2 may be there for nothing.
+    pub http2_idle: Duration,
 }
 
 impl Default for Hooks {
     fn default() -> Self {
-        Self { ping: Duration::from_secs(25), sweeps: true }
+        Self { ping: Duration::from_secs(25), sweeps: true, http2_idle: Duration::from_secs(60) }
     }
 }
 

@@ -56,6 +56,8 @@ fn b104_risky_settings_are_refused() {
         ("API_KEYS", "short", "at least 16"),
         ("TERMINAL_STATUSES", "Done!", "[a-z]"),
         ("JWKS_URL", "ftp://x", "https://"),
+        ("TLS_CERT_FILE", "tls.crt", "both or neither"),
+        ("TLS_KEY_FILE", "tls.key", "both or neither"),
     ];
     for (name, value, part) in cases {
         let text = with(&[(name, value)]).expect_err(name);

@@ -1,5 +1,7 @@
 //! `GET /v1/events` and `GET /v1/jobs/{id}`: from a request to a session.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::Path;
 use axum::extract::State;
@@ -11,7 +13,6 @@ use axum::http::Uri;
 use axum::http::header;
 use axum::response::IntoResponse as _;
 use serde::Deserialize;
-use tokio_util::sync::CancellationToken;
 
 use crate::auth::Principal;
 use crate::error::ApiError;
@@ -33,6 +34,7 @@ use crate::session::ToldMark;
 use crate::session::Transport;
 use crate::session::is_session_name;
 use crate::session::requested;
+use crate::transport::Uptake;
 use crate::transport::plain;
 use crate::transport::plain::MayClaim;
 use crate::transport::sse;
@@ -126,7 +128,7 @@ async fn respond(
             if extensions.get::<MayClaim>().is_some() {
                 return plain::respond(session);
             }
-            sse::respond(*session, extensions.get::<CancellationToken>().cloned().unwrap_or_default())
+            sse::respond(*session, extensions.get::<Arc<Uptake>>().cloned().unwrap_or_default())
         }
         (Ok(Opened::Stream(session)), Wanted::DryRun) => answer::json(StatusCode::OK, session.dry_run()),
         (Err(error), wanted) => {

@@ -1,4 +1,4 @@
-//! The accept loop: bounds from the first byte on, HTTP/1.1 and HTTP/2 without TLS, and a way to cut one connection.
+//! The accept loop: bounds from the first byte on, HTTP/1.1 and HTTP/2, with TLS or without, and a way to cut one connection.
 //!
 //! `axum::serve` has no timeout before the head is complete, none for a connection that says nothing (hyper#3756), and no way
 //! to end open streams.
@@ -19,10 +19,7 @@ use axum::http::Request;
 use axum::http::Response;
 use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::rt::Executor;
 use hyper::server::conn::http1;
-use hyper::server::conn::http2;
-use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
 use parking_lot::Mutex;
 use socket2::SockRef;
@@ -33,22 +30,24 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
+use crate::http::http2;
+use crate::http::http2::PREFACE;
+use crate::http::socket::Socket;
 use crate::http::takeover::Guarded;
 use crate::http::takeover::Switch;
 use crate::http::takeover::Taken;
 use crate::http::takeover::Takeover;
+use crate::http::tls::Tls;
 use crate::limits::Connections;
 use crate::limits::Silent;
-use crate::limits::Socket;
+use crate::limits::SocketPlace;
 use crate::telemetry::Metrics;
+use crate::transport::Uptake;
 use crate::transport::plain;
 use crate::transport::plain::MayClaim;
 use crate::transport::plain::Surroundings;
 use crate::transport::ws;
-use crate::transport::ws::Way;
 
-/// How HTTP/2 begins (RFC 9113 §3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A peer that acknowledges nothing for so long is gone.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -67,6 +66,10 @@ pub struct ListenerLimits {
     pub takeover: bool,
     /// How often a peer that can answer is asked whether it is there.
     pub ping: Duration,
+    /// How long a connection of HTTP/2 may be there for nothing.
+    pub idle: Duration,
+    /// Where it is spoken, nothing else is.
+    pub tls: Option<Tls>,
 }
 
 /// Binds a listener.
@@ -136,61 +139,64 @@ async fn connection(
     limits: ListenerLimits,
     around: Arc<Surroundings>,
     signals: Signals,
-    place: Socket,
+    place: SocketPlace,
 ) {
     drop(tune(&socket));
-    let kill = CancellationToken::new();
-    let service = Service::new(router, peer, kill.clone(), limits.connections.silent(kill.clone()));
-    let detected = tokio::select! {
+    let evicted = CancellationToken::new();
+    let service = Service::new(router, peer, limits.connections.silent(evicted.clone()));
+    let begun = tokio::select! {
         () = signals.stop.cancelled() => return,
-        () = kill.cancelled() => return,
-        detected = tokio::time::timeout(limits.head_timeout, is_http2(&socket)) => detected,
+        () = evicted.cancelled() => return,
+        begun = begin(socket, &limits) => begun,
     };
-    match detected {
-        Ok(Ok(true)) => http2(socket, service, &limits, around.tasks.clone(), signals).await,
-        Ok(Ok(false)) => {
-            let taken = http1(socket, service, &limits, signals).await;
-            // In a future of its own: while hyper serves, its room is not needed.
-            let way = if limits.takeover { Way::Lane } else { Way::Task };
-            match taken {
-                None => {}
-                Some((socket, _, Taken::Events { head, session })) => {
-                    Box::pin(plain::serve(&head, socket, *session, around, place)).await;
-                }
-                Some((socket, heard, Taken::Socket { session, commands })) => {
-                    Box::pin(ws::serve(socket, heard, (*session, commands), way, around, place)).await;
-                }
-            }
+    let Some((socket, is_http2)) = begun else { return };
+    if is_http2 {
+        let served = http2::serve(socket, service, &limits, around.tasks.clone(), signals);
+        evicted.run_until_cancelled(served).await;
+        return;
+    }
+    // In a future of its own: while hyper serves, its room is not needed.
+    match evicted.run_until_cancelled(http1(socket, service, &limits, signals)).await.flatten() {
+        None => {}
+        Some((Socket::Plain(socket), _, Taken::Events { head, session })) => {
+            Box::pin(plain::serve(&head, socket, *session, around, place)).await;
         }
-        Ok(Err(_)) => {}
-        Err(_) => limits.metrics.reject("connection", "silent"),
+        Some((Socket::Plain(socket), heard, Taken::Socket { session, commands })) if limits.takeover => {
+            Box::pin(ws::serve(socket, heard, (*session, commands), around, place)).await;
+        }
+        Some((socket, heard, Taken::Socket { session, commands })) => {
+            Box::pin(ws::serve_in_task(socket, heard, (*session, commands), around)).await;
+        }
+        Some((Socket::Tls(_), _, Taken::Events { .. })) => {} // never claimed: see `http1`
     }
 }
 
-async fn http2(socket: TcpStream, service: Service, limits: &ListenerLimits, tasks: TaskTracker, signals: Signals) {
-    let kill = service.kill.clone();
-    let served = http2_builder(tasks, limits).serve_connection(TokioIo::new(socket), service);
-    tokio::pin!(served);
-    tokio::select! {
-        _ = served.as_mut() => {}
-        () = kill.cancelled() => {}
-        () = signals.leave.cancelled() => {
-            served.as_mut().graceful_shutdown();
-            drop(served.await);
-        }
-    }
+/// What speaks there, and whether it is HTTP/2, once that is known; `None` when it is not known in time.
+async fn begin(socket: TcpStream, limits: &ListenerLimits) -> Option<(Socket, bool)> {
+    let Some(tls) = &limits.tls else {
+        let decided = tokio::time::timeout(limits.head_timeout, is_http2(&socket)).await;
+        let is_http2 = decided.inspect_err(|_| limits.metrics.reject("connection", "silent")).ok()?.ok()?;
+        return Some((Socket::Plain(socket), is_http2));
+    };
+    let accepted = tokio::time::timeout(limits.head_timeout, Box::pin(tls.accept(socket))).await;
+    tls.count(match &accepted {
+        Ok(Ok(_)) => "done",
+        Ok(Err(_)) => "failed",
+        Err(_) => "timeout",
+    });
+    accepted.ok()?.ok()
 }
 
 /// Serves requests, until the connection ends or a stream takes it over.
 async fn http1(
-    socket: TcpStream,
+    socket: Socket,
     mut service: Service,
     limits: &ListenerLimits,
     signals: Signals,
-) -> Option<(TcpStream, Bytes, Taken)> {
-    let (takeover, kill) = (Takeover::default(), service.kill.clone());
-    service.may_cut = true;
-    service.takeover = limits.takeover.then(|| takeover.clone());
+) -> Option<(Socket, Bytes, Taken)> {
+    let (takeover, uptake) = (Takeover::default(), Arc::<Uptake>::default());
+    service.uptake = Some(Arc::clone(&uptake));
+    service.takeover = (limits.takeover && socket.is_plain()).then(|| takeover.clone());
     service.switch = Some(takeover.switch());
     let mut served = http1_builder(limits).serve_connection(Guarded::new(socket, takeover.clone()), service);
     let mut leaving = false;
@@ -200,9 +206,10 @@ async fn http1(
             polled => polled,
         });
         tokio::select! {
-            () = kill.cancelled() => return None,
+            biased; // whether a stream takes anything is known only after hyper was polled
             ended = serve => break ended,
             () = signals.leave.cancelled(), if !leaving => leaving = true,
+            () = uptake.given_up() => return None,
         }
         Pin::new(&mut served).graceful_shutdown();
     };
@@ -213,7 +220,7 @@ async fn http1(
     let parts = ended.ok().map(|()| served.into_parts())?;
     let mut socket = parts.io.into_inner();
     if taken.is_none() {
-        drop(socket.shutdown().await);
+        drop(tokio::time::timeout(limits.head_timeout, socket.shutdown()).await);
     }
     taken.map(|taken| (socket, parts.read_buf, taken))
 }
@@ -269,52 +276,23 @@ fn http1_builder(limits: &ListenerLimits) -> http1::Builder {
     builder
 }
 
-fn http2_builder(tasks: TaskTracker, limits: &ListenerLimits) -> http2::Builder<Tracked> {
-    let mut builder = http2::Builder::new(Tracked(tasks));
-    builder
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(256)
-        .max_header_list_size(16 * 1024)
-        .max_pending_accept_reset_streams(32)
-        .max_send_buf_size(64 * 1024)
-        .keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(limits.head_timeout);
-    builder
-}
-
-/// Puts hyper's tasks under an owner that waits for them.
-#[derive(Debug, Clone)]
-struct Tracked(TaskTracker);
-
-impl<F> Executor<F> for Tracked
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-{
-    fn execute(&self, future: F) {
-        self.0.spawn(future);
-    }
-}
-
 /// The router, with what is known of the connection put into each request.
 #[derive(Debug)]
-struct Service {
+pub(super) struct Service {
     router: Router,
     peer: SocketAddr,
-    /// Cuts the connection.
-    kill: CancellationToken,
-    /// Requests may do that. Not on HTTP/2, where one carries streams of many pages: none of them may cut the others.
-    may_cut: bool,
     /// Until the first request is there.
     silent: Mutex<Option<Silent>>,
+    /// Of the connection. Not on HTTP/2, where each request has its own.
+    uptake: Option<Arc<Uptake>>,
     takeover: Option<Takeover>,
     switch: Option<Switch>,
 }
 
 impl Service {
-    fn new(router: Router, peer: SocketAddr, kill: CancellationToken, silent: Silent) -> Self {
+    fn new(router: Router, peer: SocketAddr, silent: Silent) -> Self {
         let silent = Mutex::new(Some(silent));
-        Self { router, peer, kill, may_cut: false, silent, takeover: None, switch: None }
+        Self { router, peer, silent, uptake: None, takeover: None, switch: None }
     }
 }
 
@@ -329,10 +307,15 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         let mut request = request.map(Body::new);
         let extensions = request.extensions_mut();
         extensions.insert(ConnectInfo(self.peer));
-        if self.may_cut {
-            extensions.insert(self.kill.clone());
-        }
+        self.uptake.iter().for_each(|uptake| drop(extensions.insert(Arc::clone(uptake))));
         self.switch.iter().for_each(|switch| drop(extensions.insert(switch.clone())));
+        if self.uptake.is_none() {
+            let router = self.router.clone();
+            return Box::pin(async move {
+                http2::introduce(request.extensions_mut());
+                router.oneshot(request).await
+            });
+        }
         let Some(takeover) = takeover else { return Box::pin(self.router.clone().oneshot(request)) };
         extensions.insert(MayClaim);
         let answer = self.router.clone().oneshot(request);

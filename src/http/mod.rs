@@ -2,19 +2,23 @@
 
 mod answer;
 mod caller;
+mod certificate;
 mod commands;
 mod events;
 mod guard;
 mod health;
+mod http2;
 mod ingest;
 mod listener;
 mod observe;
 mod openapi;
 mod poll;
 mod presence;
+mod socket;
 mod streams;
 mod takeover;
 mod tickets;
+mod tls;
 mod ws;
 
 use std::sync::Arc;
@@ -36,10 +40,13 @@ use tower_http::cors::AllowOrigin;
 use tower_http::cors::CorsLayer;
 
 pub use answer::json;
+pub use certificate::CertificateError;
 pub use listener::ListenerLimits;
 pub use listener::Signals;
 pub use listener::bind;
 pub use listener::serve;
+pub use tls::Loaded;
+pub use tls::Tls;
 pub use ws::open_with as open_websocket;
 
 use crate::auth::Authenticator;

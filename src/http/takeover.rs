@@ -26,9 +26,9 @@ use hyper::rt::ReadBufCursor;
 use hyper::rt::Write;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use tokio::net::TcpStream;
 
 use crate::clock;
+use crate::http::socket::Socket;
 use crate::session::Session;
 use crate::transport::plain::Claim;
 use crate::transport::ws::Commands;
@@ -123,16 +123,16 @@ fn head(response: &mut Response<Body>) -> Vec<u8> {
 /// A socket as hyper sees it.
 #[derive(Debug)]
 pub(super) struct Guarded {
-    io: TokioIo<TcpStream>,
+    io: TokioIo<Socket>,
     takeover: Takeover,
 }
 
 impl Guarded {
-    pub(super) fn new(socket: TcpStream, takeover: Takeover) -> Self {
+    pub(super) fn new(socket: Socket, takeover: Takeover) -> Self {
         Self { io: TokioIo::new(socket), takeover }
     }
 
-    pub(super) fn into_inner(self) -> TcpStream {
+    pub(super) fn into_inner(self) -> Socket {
         self.io.into_inner()
     }
 

@@ -138,7 +138,7 @@ impl Connections {
     ///
     /// # Errors
     /// There is none.
-    pub fn socket(&self, peer: IpAddr) -> Result<Socket, Full> {
+    pub fn socket(&self, peer: IpAddr) -> Result<SocketPlace, Full> {
         // What comes through a proxy is counted by client when it asks for a stream.
         let address = (!self.0.trusted.contains(peer) && self.0.per_address > 0).then(|| Address::of(peer));
         let per_address = self.0.per_address.saturating_mul(SOCKETS_PER_STREAM);
@@ -149,7 +149,7 @@ impl Connections {
             Err(Full::Instance) if self.evict() => self.0.sockets.lock().enter(address, per_address, usize::MAX)?,
             Err(full) => return Err(full),
         }
-        Ok(Socket { shared: Arc::clone(&self.0), address })
+        Ok(SocketPlace { shared: Arc::clone(&self.0), address })
     }
 
     /// Notes that a socket has yet to say something; `kill` is how it may be told to give way.
@@ -203,12 +203,12 @@ impl Connections {
 
 /// The place of a socket; gives it back when it is dropped.
 #[derive(Debug)]
-pub struct Socket {
+pub struct SocketPlace {
     shared: Arc<Shared>,
     address: Option<Address>,
 }
 
-impl Drop for Socket {
+impl Drop for SocketPlace {
     fn drop(&mut self) {
         self.shared.sockets.lock().leave(self.address);
     }

@@ -29,7 +29,7 @@ pub use connections::Connections;
 pub use connections::Full;
 pub use connections::Place;
 pub use connections::Silent;
-pub use connections::Socket;
+pub use connections::SocketPlace;
 
 use crate::config::Config;
 use crate::error::ApiError;

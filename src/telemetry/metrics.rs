@@ -60,6 +60,9 @@ pub struct MetricSet {
     pub store_queries: IntCounterVec,
     pub grants_cached: IntCounterVec,
     pub http_requests: IntCounterVec,
+    pub tls_handshakes: IntCounterVec,
+    pub tls_reloads: IntCounterVec,
+    pub tls_certificate_ends: IntGauge,
 }
 
 /// Values of the label `channel`, in the order of `event::Kind`.
@@ -159,6 +162,10 @@ impl Metrics {
                 "Requests by route and status class",
                 &["route", "status"],
             ),
+            tls_handshakes: make.counters("realtime_tls_handshakes_total", "TLS handshakes by outcome", &["outcome"]),
+            tls_reloads: make.counters("realtime_tls_reloads_total", "Changed certificates by outcome", &["outcome"]),
+            tls_certificate_ends: make
+                .gauge("realtime_tls_certificate_expiry_timestamp_seconds", "When the certificate in use ends"),
             registry: make.0,
         }))
     }

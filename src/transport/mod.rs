@@ -7,4 +7,7 @@ pub mod poll;
 pub mod sse;
 #[cfg(test)]
 mod tests;
+mod uptake;
 pub mod ws;
+
+pub use uptake::Uptake;

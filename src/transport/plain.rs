@@ -25,7 +25,7 @@ use crate::hub::Keeper;
 use crate::hub::Refused;
 use crate::hub::Seat;
 use crate::hub::Wire;
-use crate::limits::Socket;
+use crate::limits::SocketPlace;
 use crate::session::Opening;
 use crate::session::Session;
 use crate::session::Step;
@@ -80,7 +80,7 @@ pub fn respond(session: Box<Session>) -> Response<Body> {
 }
 
 /// Carries the stream from its head until it joins its lane. `head` ends with the empty line; the body is chunked.
-pub async fn serve(head: &[u8], socket: TcpStream, session: Session, around: Arc<Surroundings>, place: Socket) {
+pub async fn serve(head: &[u8], socket: TcpStream, session: Session, around: Arc<Surroundings>, place: SocketPlace) {
     let mut first = BytesMut::from(head);
     put_chunk(&mut first, &sse::opening());
     let stream = Stream { opening: Opening::new(session, Transport::Sse), around, _place: place };
@@ -93,7 +93,7 @@ struct Stream {
     opening: Opening,
     around: Arc<Surroundings>,
     /// Its place among the connections of the listener.
-    _place: Socket,
+    _place: SocketPlace,
 }
 
 impl Keeper<StdStream> for Stream {

@@ -2,7 +2,7 @@
 //!
 //! Our own encoder, because axum's panics on a carriage return and encodes for every subscriber anew.
 
-use std::convert::Infallible;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::HeaderValue;
@@ -12,7 +12,6 @@ use bytes::BufMut as _;
 use bytes::Bytes;
 use bytes::BytesMut;
 use futures_util::StreamExt as _;
-use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::error::ApiError;
@@ -22,6 +21,8 @@ use crate::hub::Frame;
 use crate::session::Output;
 use crate::session::Session;
 use crate::session::Transport;
+use crate::transport::Uptake;
+use crate::transport::uptake::noted;
 
 /// Bytes of comment with which a stream begins: enough to make buffering proxies and browsers let go.
 const PADDING: usize = 512;
@@ -63,12 +64,12 @@ pub(super) fn opening() -> Bytes {
     Bytes::from(format!(":{}\n\n{}", " ".repeat(PADDING), retry(700)))
 }
 
-/// The answer that opens a stream through a queue, whose connection `kill` cuts.
+/// The answer that opens a stream through a queue, and notes for the task that carries it whether it is taken.
 #[must_use]
-pub fn respond(session: Session, kill: CancellationToken) -> Response<Body> {
-    let first = futures_util::stream::once(async { Ok::<_, Infallible>(opening()) });
-    let frames = session.into_stream(Transport::Sse, kill).map(|output| Ok(bytes_of(&output)));
-    response(Body::from_stream(first.chain(frames)))
+pub fn respond(session: Session, uptake: Arc<Uptake>) -> Response<Body> {
+    let first = futures_util::stream::once(async { opening() });
+    let frames = session.into_stream(Transport::Sse, uptake.kill()).map(|output| bytes_of(&output));
+    response(Body::from_stream(noted(first.chain(frames), uptake)))
 }
 
 /// The answer to an `EventSource` that can't be served now: it would give up for good on any status but 200.

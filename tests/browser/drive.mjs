@@ -1,8 +1,8 @@
 // Drives a real Chromium for a test that is written in another language.
 //
-//   node drive.mjs <chromium> <url> [<width>x<height>] [kept|first-party|blocked]
+//   node drive.mjs <chromium> <url> [<width>x<height>] [kept|first-party|blocked] [<fingerprint>]
 //
-// The last word says which cookies the browser keeps: all; none of a site that is not the page's, unless they are
+// A fingerprint is that of a public key to trust whoever vouches for it: SHA-256 in base64. The word before it says which cookies the browser keeps: all; none of a site that is not the page's, unless they are
 // partitioned (what Chromium calls blocking third-party cookies); or none at all.
 //
 // Reads one JSON command per line on stdin and prints one JSON line per answer, in order:
@@ -31,7 +31,7 @@ import { createInterface } from "node:readline";
 
 const COMMAND_TIMEOUT_MS = 30_000;
 const COOKIES = { kept: { cookie_controls_mode: 0 }, "first-party": { cookie_controls_mode: 1 }, blocked: { default_content_setting_values: { cookies: 2 } } };
-const [program, url, size = "1400x1000", cookies = "kept"] = process.argv.slice(2);
+const [program, url, size = "1400x1000", cookies = "kept", fingerprint = ""] = process.argv.slice(2);
 if (!program || !url || !(cookies in COOKIES)) {
   console.error("usage: node drive.mjs <chromium> <url> [<width>x<height>] [kept|first-party|blocked]");
   process.exit(64);
@@ -43,6 +43,7 @@ writeFileSync(join(profile, "Default", "Preferences"), JSON.stringify({ profile:
 const chromium = spawn(program, [
   "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage", "--no-first-run",
   "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions",
+  ...(fingerprint ? [`--ignore-certificate-errors-spki-list=${fingerprint}`] : []),
   "--remote-debugging-pipe", `--user-data-dir=${profile}`, `--window-size=${size.replace("x", ",")}`, "about:blank",
   // Its own process group, because Chromium is a dozen processes and all of them must go.
 ], { stdio: ["ignore", "ignore", "pipe", "pipe", "pipe"], detached: true });

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use serde_json::json;
 
 use crate::support::app::API_KEY;
@@ -10,6 +11,8 @@ use crate::support::child::free_port;
 use crate::support::eventually;
 use crate::support::process::Server;
 use crate::support::redis::RedisServer;
+use crate::support::tls::Pair;
+use crate::support::tls::PairFiles;
 use crate::support::tokens;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -138,4 +141,35 @@ async fn b102_a_process_lives_and_leaves_in_order() {
             assert!(!line.contains(secret), "{line}");
         }
     }
+}
+
+/// What a container asks of itself: 0 where it is ready, over TLS too; 1 where it is not; 69 where nobody is.
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_an_exit_code() {
+    let health = async |env: &[(&str, &str)]| {
+        let mut asking = Server::launch(&["health"], env);
+        asking.wait_exit(SOON).await.code()
+    };
+    let closed = free_port().to_string();
+    assert_eq!(health(&[("REALTIME_PORT", &closed)]).await, Some(69));
+    let pair = PairFiles::new(&Pair::make());
+    let (cert, key) = (pair.cert().display().to_string(), pair.key().display().to_string());
+    for tls in [&[][..], &[("TLS_CERT_FILE", cert.as_str()), ("TLS_KEY_FILE", key.as_str())][..]] {
+        let port = free_port().to_string();
+        let env = [&[("REALTIME_PORT", port.as_str()), ("DRAIN_MS", "5000")], tls].concat();
+        let mut server = Server::launch(&["serve"], &env);
+        eventually("it is ready", SOON, async || (health(&env).await == Some(0)).then_some(())).await;
+        assert!(server.logs().iter().any(|line| line.contains("listening")));
+        server.terminate();
+        assert_eq!(server.wait_exit(SOON).await.code(), Some(0));
+        assert_eq!(health(&env).await, Some(69));
+    }
+    let broken = axum::Router::new()
+        .route("/health/ready", axum::routing::get(|| async { (StatusCode::SERVICE_UNAVAILABLE, "starting") }));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move { axum::serve(listener, broken).await });
+    let (code, lines) = fails(&["health"], &[("REALTIME_PORT", &port)]).await;
+    assert_eq!((code, lines), (1, vec!["tidings: starting".to_owned()]));
 }

@@ -191,58 +191,6 @@ async fn b67_ambiguous_framing_is_refused_or_closes() {
     app.app.stop().await;
 }
 
-/// HTTP/2 without TLS serves streams, many on one connection; floods of resets end that connection and nothing else.
-#[tokio::test(flavor = "multi_thread")]
-async fn b70_http2_serves_and_survives_resets() {
-    let (_world, app) = app().await;
-    let mut honest = app.stream("ada", "jobs.a").await;
-    honest.until("ready").await;
-    let request = |path: &str| {
-        let uri = format!("http://{}{path}", app.addr);
-        axum::http::Request::builder().uri(uri).header("authorization", bearer("ada")).body(()).unwrap()
-    };
-    let socket = TcpStream::connect(app.addr).await.unwrap();
-    let (client, connection) = h2::client::handshake(socket).await.unwrap();
-    let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(async move { connection.await.ok() });
-    let mut bodies = Vec::new();
-    for _ in 0..50 {
-        let mut client = client.clone().ready().await.unwrap();
-        let (answer, _) = client.send_request(request(STREAM), true).unwrap();
-        let answer = answer.await.unwrap();
-        assert_eq!(answer.status(), 200);
-        bodies.push(answer.into_body());
-    }
-    for body in &mut bodies {
-        let mut text = String::new();
-        while !text.contains("event: ready") {
-            let piece = body.data().await.unwrap().unwrap();
-            body.flow_control().release_capacity(piece.len()).unwrap();
-            text.push_str(&String::from_utf8_lossy(&piece));
-        }
-    }
-    drop(bodies);
-    // A flood on a connection of its own: requests that are reset as soon as they are sent.
-    let socket = TcpStream::connect(app.addr).await.unwrap();
-    let (client, connection) = h2::client::handshake(socket).await.unwrap();
-    tasks.spawn(async move { connection.await.ok() });
-    let mut sent = 0;
-    for _ in 0..20_000 {
-        let Ok(mut client) = client.clone().ready().await else { break };
-        let Ok((_, mut stream)) = client.send_request(request("/health/live"), false) else { break };
-        stream.send_reset(h2::Reason::CANCEL);
-        sent += 1;
-    }
-    assert!(sent > 0);
-    app.progress("a", 1).await;
-    honest.find("the honest stream goes on", |event| event.event == "job:update").await;
-    drop(client);
-    tasks.shutdown().await;
-    drop(honest);
-    app.until_empty().await;
-    app.app.stop().await;
-}
-
 #[tokio::test]
 async fn b75_only_exact_origins_may_read() {
     let (_world, app) = app().await;
@@ -576,56 +524,6 @@ async fn the_openapi_document_names_every_route() {
     }
     assert_eq!(paths.len(), 15);
     app.app.stop().await;
-}
-
-/// One HTTP/2 frame (RFC 9113 §4.1).
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
-    bytes.extend([kind, flags]);
-    bytes.extend(stream.to_be_bytes());
-    bytes.extend(payload);
-    bytes
-}
-
-/// b70: floods of frames that cost the sender little end their own connection or nothing at all; memory stays, and so do the
-/// honest.
-#[tokio::test(flavor = "multi_thread")]
-async fn b70_floods_of_http2_frames_harm_nobody_else() {
-    let world = World::embedded().await;
-    world.people(&[("ada", &["a"])]).await;
-    let owned = world.env();
-    let env: Vec<(&str, &str)> = owned.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let server = crate::support::process::Server::spawn(&env).await;
-    let token = bearer("ada");
-    let mut honest = SseClient::connect(server.addr(), STREAM, &[("Authorization", &token)]).await.unwrap();
-    honest.until("ready").await;
-    let before = server.metric("process_resident_memory_bytes").await.unwrap();
-    // GET / as indexed header fields, for floods that need a request.
-    let head = [0x82, 0x84, 0x86, 0x41, 0x01, b't'];
-    let floods: [(&str, Vec<u8>, Vec<u8>); 7] = [
-        ("ping", vec![], frame(6, 0, 0, &[7; 8])),
-        ("settings", vec![], frame(4, 0, 0, &[])),
-        ("priority", vec![], frame(2, 0, 1, &[0, 0, 0, 0, 1])),
-        ("continuation", frame(1, 0, 1, &head), frame(9, 0, 1, &[0x40, 0x01, b'x', 0x01, b'y'])),
-        ("empty data", frame(1, 4, 1, &head), frame(0, 0, 1, &[])),
-        ("window updates", vec![], frame(8, 0, 0, &[0, 0, 0, 1])),
-        ("unknown frames", vec![], frame(0xee, 0, 0, &[0; 64])),
-    ];
-    for (name, opening, repeated) in floods {
-        let mut socket = TcpStream::connect(server.addr()).await.unwrap();
-        let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-        bytes.extend(frame(4, 0, 0, &[]));
-        bytes.extend(opening);
-        bytes.extend(repeated.repeat(50_000));
-        // Closed in the middle, or not read any further, is what a flood may get.
-        drop(tokio::time::timeout(Duration::from_secs(3), socket.write_all(&bytes)).await);
-        honest.until("heartbeat").await;
-        let health =
-            http::try_raw(server.addr(), b"GET /health/live HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").await;
-        assert_eq!(health.map(|answer| answer.status).ok(), Some(200), "{name}");
-    }
-    let after = server.metric("process_resident_memory_bytes").await.unwrap();
-    assert!(after < before + 64.0 * 1024.0 * 1024.0, "{before} bytes became {after}");
 }
 
 /// b109: the port for machines answers whatever name it is called by, tells a foreign page nothing that the page could read,

@@ -61,7 +61,7 @@ impl Plan {
             .filter_map(|line| {
                 Some(Self { streams: number(&line, "streams")?, within: number(&line, "within_ms")? / 1e3 })
             })
-            .last()
+            .next_back()
     }
 }
 

@@ -20,8 +20,8 @@ use tokio_util::task::TaskTracker;
 
 pub use outgoing::error;
 pub use outgoing::message;
-pub use stream::Way;
 pub use stream::serve;
+pub use stream::serve_in_task;
 
 use crate::hub::CloseReason;
 use crate::hub::Reply;

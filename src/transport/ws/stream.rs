@@ -9,7 +9,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use bytes::BytesMut;
 use futures_util::StreamExt as _;
+use tokio::io::AsyncRead;
 use tokio::io::AsyncReadExt as _;
+use tokio::io::AsyncWrite;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +23,7 @@ use crate::hub::LIVELY;
 use crate::hub::Refused;
 use crate::hub::Reply;
 use crate::hub::Seat;
-use crate::limits::Socket;
+use crate::limits::SocketPlace;
 use crate::session::Opening;
 use crate::session::Output;
 use crate::session::Session;
@@ -39,37 +41,37 @@ use crate::transport::ws::outgoing::FRAMED;
 /// Bytes of one read.
 const READ_BYTES: usize = 4 * 1024;
 
-/// Who writes to the socket while the stream is live.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// Its lane.
-    Lane,
-    /// A task of its own.
-    Task,
-}
-
-/// Carries a stream over a socket that has just switched protocols. `heard` is what the client has said since.
+/// Carries a stream over a socket that has just switched protocols, which its lane writes to while it is live. `heard` is what the
+/// client has said since.
 pub async fn serve(
     socket: TcpStream,
     heard: Bytes,
     (session, commands): (Session, Arc<dyn Commands>),
-    way: Way,
     around: Arc<Surroundings>,
-    place: Socket,
+    place: SocketPlace,
 ) {
     let stop = around.stop.clone();
-    let carried = async {
-        match way {
-            Way::Lane => {
-                let opening = Opening::new(session, Transport::Ws);
-                let hearing = Hearing::new(Arc::clone(opening.live()), commands, around.tasks.clone());
-                let stream = Stream { opening, hearing, around, _place: place };
-                stream.begin(socket, heard).await
-            }
-            Way::Task => drive(socket, heard, session, commands, around).await,
-        }
-    };
-    if let Some(Err(error)) = Box::pin(stop.run_until_cancelled(carried)).await {
+    let opening = Opening::new(session, Transport::Ws);
+    let hearing = Hearing::new(Arc::clone(opening.live()), commands, around.tasks.clone());
+    let stream = Stream { opening, hearing, around, _place: place };
+    note(Box::pin(stop.run_until_cancelled(stream.begin(socket, heard))).await);
+}
+
+/// The same where a lane can't own the socket, or is not to: the connection's task writes to it until the end.
+pub async fn serve_in_task<S>(
+    socket: S,
+    heard: Bytes,
+    (session, commands): (Session, Arc<dyn Commands>),
+    around: Arc<Surroundings>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let stop = around.stop.clone();
+    note(Box::pin(stop.run_until_cancelled(drive(socket, heard, session, commands, around))).await);
+}
+
+fn note(ended: Option<io::Result<()>>) {
+    if let Some(Err(error)) = ended {
         tracing::debug!(%error, "a WebSocket ended by its connection");
     }
 }
@@ -81,7 +83,7 @@ struct Stream {
     hearing: Hearing,
     around: Arc<Surroundings>,
     /// Its place among the connections of the listener.
-    _place: Socket,
+    _place: SocketPlace,
 }
 
 impl Keeper<StdStream> for Stream {
@@ -181,16 +183,16 @@ impl Stream {
     }
 }
 
-async fn write(socket: &mut TcpStream, unsent: &mut BytesMut) -> io::Result<()> {
+async fn write(socket: &mut (impl AsyncWrite + Unpin), unsent: &mut BytesMut) -> io::Result<()> {
     tokio::time::timeout(STALLED_MAX, socket.write_all(unsent)).await??;
     unsent.clear();
     Ok(())
 }
 
 /// Says the last, and lets the client close: closed at once, the connection might take that back.
-async fn finish(mut socket: TcpStream, mut unsent: BytesMut) -> io::Result<()> {
+async fn finish(mut socket: impl AsyncRead + AsyncWrite + Unpin, mut unsent: BytesMut) -> io::Result<()> {
     write(&mut socket, &mut unsent).await?;
-    socket.shutdown().await?;
+    tokio::time::timeout(END_UNREAD_MAX, socket.shutdown()).await??;
     let mut ignored = tokio::io::sink();
     drop(tokio::time::timeout(END_UNREAD_MAX, tokio::io::copy(&mut socket, &mut ignored)).await);
     Ok(())
@@ -198,7 +200,7 @@ async fn finish(mut socket: TcpStream, mut unsent: BytesMut) -> io::Result<()> {
 
 /// The same stream through a queue.
 async fn drive(
-    mut socket: TcpStream,
+    mut socket: impl AsyncRead + AsyncWrite + Unpin,
     heard: Bytes,
     session: Session,
     commands: Arc<dyn Commands>,

@@ -3,6 +3,7 @@
 mod across;
 mod bare;
 mod demo;
+mod http2;
 mod slide;
 
 use std::time::Duration;

@@ -114,7 +114,8 @@ async fn in_worlds(worlds: Vec<World>, transports: &[Transport], scenario: impl 
 }
 
 async fn worlds() -> Vec<World> {
-    vec![World::embedded().await, World::postgres().await, World::redis().await, World::full().await]
+    let secured = World::embedded().await.secured();
+    vec![World::embedded().await, secured, World::postgres().await, World::redis().await, World::full().await]
 }
 
 async fn everywhere(scenario: impl AsyncFn(&Case<'_>)) {
@@ -407,7 +408,7 @@ async fn a_slow_reader_is_ended_and_resumes_without_loss() {
         let mut honest = case.open("channels=user.me", None).await;
         honest.until("ready").await;
         let filler = "x".repeat(48 * 1024);
-        let count = 70;
+        let count = 90;
         for n in 1..=count {
             let data = json!({ "n": n, "filler": filler });
             case.here.publish(json!({ "channel": format!("user.{}", case.name), "data": data })).await;

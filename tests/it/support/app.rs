@@ -24,6 +24,9 @@ use crate::support::postgres::Postgres;
 use crate::support::redis::RedisServer;
 use crate::support::sse::NotOpened;
 use crate::support::sse::SseClient;
+use crate::support::tls::Pair;
+use crate::support::tls::PairFiles;
+use crate::support::tls::Tunnel;
 use crate::support::tokens;
 
 /// A back end's key in every world.
@@ -38,6 +41,7 @@ pub struct World {
     /// Every second instance writes streams through hyper instead of its lanes.
     mixed: bool,
     started: AtomicUsize,
+    tls: Option<(Pair, PairFiles)>,
     _directory: TempDir,
 }
 
@@ -84,13 +88,28 @@ impl World {
         let directory = TempDir::new("world");
         config.data_dir = directory.path().to_owned();
         let store = Store::open(&config, &Metrics::new()).await.unwrap();
-        Self { config, store, mixed: false, started: AtomicUsize::new(0), _directory: directory }
+        Self { config, store, mixed: false, started: AtomicUsize::new(0), tls: None, _directory: directory }
     }
 
     /// Every second instance on the other way to the socket.
     pub fn mixed(mut self) -> Self {
         self.mixed = true;
         self
+    }
+
+    /// Instances that speak nothing but TLS, reached through a tunnel.
+    pub fn secured(mut self) -> Self {
+        let pair = Pair::make();
+        let files = PairFiles::new(&pair);
+        self.config.tls_cert_file = files.cert().display().to_string();
+        self.config.tls_key_file = files.key().display().to_string();
+        self.tls = Some((pair, files));
+        self
+    }
+
+    /// The certificate of its instances, and where it lies.
+    pub fn tls(&self) -> &(Pair, PairFiles) {
+        self.tls.as_ref().expect("a world that is secured")
     }
 
     /// Puts users and their jobs there.
@@ -117,7 +136,12 @@ impl World {
         let listeners = Listeners::bind(&self.config).unwrap();
         let config = Config { sse_takeover: self.next_takeover(), ..self.config.clone() };
         let app = App::start(config, listeners, Router::new()).await.unwrap();
-        let app = TestApp { addr: app.address, app };
+        let tunnel = match &self.tls {
+            Some((pair, _)) => Some(Tunnel::to(app.address, pair).await),
+            None => None,
+        };
+        let addr = tunnel.as_ref().map_or(app.address, |tunnel| tunnel.addr);
+        let app = TestApp { addr, app, _tunnel: tunnel };
         app.until_ready().await;
         app
     }
@@ -190,10 +214,11 @@ pub fn id(text: &str) -> Id {
 
 /// A running instance.
 pub struct TestApp {
-    /// Where it listens.
+    /// Where it is to be reached without TLS.
     pub addr: SocketAddr,
     /// Itself.
     pub app: App,
+    _tunnel: Option<Tunnel>,
 }
 
 impl TestApp {

@@ -59,11 +59,20 @@ pub struct Browser {
 impl Browser {
     /// Opens a page and waits until it is loaded.
     pub async fn open(url: &str) -> Self {
-        Self::with_cookies(url, Cookies::Kept).await
+        Self::start(url, Cookies::Kept, "").await
     }
 
     /// The same, in a browser that keeps these cookies.
     pub async fn with_cookies(url: &str, cookies: Cookies) -> Self {
+        Self::start(url, cookies, "").await
+    }
+
+    /// The same, in a browser that trusts the key of that fingerprint.
+    pub async fn trusting(url: &str, fingerprint: &str) -> Self {
+        Self::start(url, Cookies::Kept, fingerprint).await
+    }
+
+    async fn start(url: &str, cookies: Cookies, fingerprint: &str) -> Self {
         require("node", "nodejs");
         let chromium = std::env::var("TIDINGS_TEST_CHROMIUM").unwrap_or_else(|_| "chromium".to_owned());
         if chromium == "chromium" {
@@ -71,7 +80,7 @@ impl Browser {
         }
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser/drive.mjs");
         let mut driver = Command::new("node")
-            .args([script, &chromium, url, WINDOW, cookies.word()])
+            .args([script, &chromium, url, WINDOW, cookies.word(), fingerprint])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
