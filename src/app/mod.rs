@@ -174,6 +174,7 @@ impl App {
             config,
             started: Instant::now(),
             phase: AtomicU8::new(Phase::Serving as u8),
+            document: http::openapi(),
         });
         maintain(&shared, &tasks, &stop);
         let tls = tls.map(|(tls, loaded)| keep_fresh(tls, loaded, &tasks, &stop));

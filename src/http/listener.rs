@@ -21,7 +21,6 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioTimer;
-use parking_lot::Mutex;
 use socket2::SockRef;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
@@ -39,6 +38,7 @@ use crate::http::takeover::Taken;
 use crate::http::takeover::Takeover;
 use crate::http::tls::Tls;
 use crate::limits::Connections;
+use crate::limits::Full;
 use crate::limits::Silent;
 use crate::limits::SocketPlace;
 use crate::telemetry::Metrics;
@@ -120,7 +120,7 @@ pub async fn serve(
             }
         };
         // Above the bound a connection is closed at once; an EventSource takes that as a reason to try again.
-        let place = match limits.connections.socket(peer.ip()) {
+        let place = match place(&limits.connections, peer).await {
             Ok(place) => place,
             Err(full) => {
                 limits.metrics.reject("connection", full.as_str());
@@ -128,35 +128,53 @@ pub async fn serve(
             }
         };
         let around = Arc::clone(&around);
-        tasks.spawn(connection(socket, peer, router.clone(), limits.clone(), around, signals.clone(), place));
+        // Silent from now on, not from the moment at which its task comes to run.
+        let service = Service::new(router.clone(), peer, Arc::new(limits.connections.silent()));
+        tasks.spawn(connection(socket, service, limits.clone(), around, signals.clone(), place));
+    }
+}
+
+async fn place(connections: &Connections, peer: SocketAddr) -> Result<SocketPlace, Full> {
+    loop {
+        match connections.socket(peer.ip()) {
+            Err(Full::Instance) if connections.make_room().await => {}
+            placed => return placed,
+        }
     }
 }
 
 async fn connection(
     socket: TcpStream,
-    peer: SocketAddr,
-    router: Router,
+    service: Service,
     limits: ListenerLimits,
     around: Arc<Surroundings>,
     signals: Signals,
     place: SocketPlace,
 ) {
     drop(tune(&socket));
-    let evicted = CancellationToken::new();
-    let service = Service::new(router, peer, limits.connections.silent(evicted.clone()));
+    let silent = Arc::clone(&service.silent);
     let begun = tokio::select! {
-        () = signals.stop.cancelled() => return,
-        () = evicted.cancelled() => return,
+        biased; // what it says counts, also in the moment in which it has to give way
         begun = begin(socket, &limits) => begun,
+        () = signals.stop.cancelled() => return,
+        () = silent.evicted() => return,
     };
     let Some((socket, is_http2)) = begun else { return };
     if is_http2 {
         let served = http2::serve(socket, service, &limits, around.tasks.clone(), signals);
-        evicted.run_until_cancelled(served).await;
-        return;
+        tokio::select! {
+            biased;
+            () = served => return,
+            () = silent.evicted() => return,
+        }
     }
     // In a future of its own: while hyper serves, its room is not needed.
-    match evicted.run_until_cancelled(http1(socket, service, &limits, signals)).await.flatten() {
+    let taken = tokio::select! {
+        biased;
+        taken = http1(socket, service, &limits, signals) => taken,
+        () = silent.evicted() => return,
+    };
+    match taken {
         None => {}
         Some((Socket::Plain(socket), _, Taken::Events { head, session })) => {
             Box::pin(plain::serve(&head, socket, *session, around, place)).await;
@@ -281,8 +299,8 @@ fn http1_builder(limits: &ListenerLimits) -> http1::Builder {
 pub(super) struct Service {
     router: Router,
     peer: SocketAddr,
-    /// Until the first request is there.
-    silent: Mutex<Option<Silent>>,
+    /// It may have to give way until the first request is there.
+    silent: Arc<Silent>,
     /// Of the connection. Not on HTTP/2, where each request has its own.
     uptake: Option<Arc<Uptake>>,
     takeover: Option<Takeover>,
@@ -290,8 +308,7 @@ pub(super) struct Service {
 }
 
 impl Service {
-    fn new(router: Router, peer: SocketAddr, silent: Silent) -> Self {
-        let silent = Mutex::new(Some(silent));
+    fn new(router: Router, peer: SocketAddr, silent: Arc<Silent>) -> Self {
         Self { router, peer, silent, uptake: None, takeover: None, switch: None }
     }
 }
@@ -302,7 +319,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        drop(self.silent.lock().take());
+        self.silent.speaks();
         let takeover = self.takeover.clone().filter(|takeover| takeover.is_possible(&request));
         let mut request = request.map(Body::new);
         let extensions = request.extensions_mut();

@@ -35,6 +35,7 @@ use axum::middleware;
 use axum::routing::get;
 use axum::routing::patch;
 use axum::routing::post;
+use bytes::Bytes;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::AllowOrigin;
 use tower_http::cors::CorsLayer;
@@ -45,6 +46,7 @@ pub use listener::ListenerLimits;
 pub use listener::Signals;
 pub use listener::bind;
 pub use listener::serve;
+pub use openapi::text as openapi;
 pub use tls::Loaded;
 pub use tls::Tls;
 pub use ws::open_with as open_websocket;
@@ -84,6 +86,8 @@ pub struct Shared {
     pub started: tokio::time::Instant,
     /// A `Phase`.
     pub phase: AtomicU8,
+    /// What `/openapi.json` answers.
+    pub document: Bytes,
 }
 
 /// Where an instance is in its life; each comes after the one before.

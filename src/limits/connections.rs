@@ -7,9 +7,12 @@ use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +24,8 @@ use crate::limits::Address;
 const SPARE_SOCKETS: usize = 1000;
 /// Sockets that one address may have for each of its streams: a page has requests beside its stream.
 const SOCKETS_PER_STREAM: u32 = 2;
+/// How long one that gives way may take to go.
+const ROOM_MAX: Duration = Duration::from_secs(1);
 /// How often the log may say that a proxy is probably not named.
 const HINT_EVERY: Duration = Duration::from_secs(60);
 
@@ -57,6 +62,8 @@ struct Shared {
     sockets: Mutex<Count>,
     streams: Mutex<Count>,
     silent: Mutex<Silents>,
+    /// A socket has gone.
+    left: Notify,
     hinted: Mutex<Option<Instant>>,
 }
 
@@ -71,7 +78,9 @@ struct Count {
 #[derive(Debug, Default)]
 struct Silents {
     next: u64,
-    kills: BTreeMap<u64, CancellationToken>,
+    waiting: BTreeMap<u64, CancellationToken>,
+    /// Those who were told to give way and have not gone yet.
+    leaving: usize,
 }
 
 impl Count {
@@ -123,6 +132,7 @@ impl Connections {
             sockets: Mutex::default(),
             streams: Mutex::default(),
             silent: Mutex::default(),
+            left: Notify::new(),
             hinted: Mutex::default(),
         }))
     }
@@ -133,8 +143,7 @@ impl Connections {
         &self.0.trusted
     }
 
-    /// A place for a socket that was accepted. Where all are taken, the oldest one that has said nothing yet gives way: who means
-    /// it speaks at once.
+    /// A place for a socket that was accepted.
     ///
     /// # Errors
     /// There is none.
@@ -142,29 +151,35 @@ impl Connections {
         // What comes through a proxy is counted by client when it asks for a stream.
         let address = (!self.0.trusted.contains(peer) && self.0.per_address > 0).then(|| Address::of(peer));
         let per_address = self.0.per_address.saturating_mul(SOCKETS_PER_STREAM);
-        let entered = self.0.sockets.lock().enter(address, per_address, self.0.sockets_max);
-        match entered {
-            Ok(()) => {}
-            // The one that gives way leaves a moment later; until then there is one too many.
-            Err(Full::Instance) if self.evict() => self.0.sockets.lock().enter(address, per_address, usize::MAX)?,
-            Err(full) => return Err(full),
-        }
+        self.0.sockets.lock().enter(address, per_address, self.0.sockets_max)?;
         Ok(SocketPlace { shared: Arc::clone(&self.0), address })
     }
 
-    /// Notes that a socket has yet to say something; `kill` is how it may be told to give way.
+    /// Where all places are taken, the oldest socket that has said nothing yet gives way: who means it speaks at once. Ends when a
+    /// place is free, and until then nobody else should be accepted: in the kernel's queue they are safe. `false`: none will be.
+    pub async fn make_room(&self) -> bool {
+        {
+            let mut silent = self.0.silent.lock();
+            if let Some((_, evicted)) = silent.waiting.pop_first() {
+                evicted.cancel();
+                silent.leaving += 1;
+            }
+            if silent.leaving == 0 {
+                return false;
+            }
+        }
+        tokio::time::timeout(ROOM_MAX, self.0.left.notified()).await.is_ok()
+    }
+
+    /// Notes that a socket has yet to say something.
     #[must_use]
-    pub fn silent(&self, kill: CancellationToken) -> Silent {
+    pub fn silent(&self) -> Silent {
+        let evicted = CancellationToken::new();
         let mut silent = self.0.silent.lock();
         let number = silent.next;
         silent.next += 1;
-        silent.kills.insert(number, kill);
-        Silent { shared: Arc::clone(&self.0), number }
-    }
-
-    fn evict(&self) -> bool {
-        let oldest = self.0.silent.lock().kills.pop_first();
-        oldest.inspect(|(_, kill)| kill.cancel()).is_some()
+        silent.waiting.insert(number, evicted.clone());
+        Silent { shared: Arc::clone(&self.0), number, evicted, spoke: AtomicBool::new(false) }
     }
 
     /// A place for a stream of this client.
@@ -191,7 +206,7 @@ impl Connections {
     /// Sockets, and those of them that have not said anything.
     #[must_use]
     pub fn sockets(&self) -> (usize, usize) {
-        (self.0.sockets.lock().all, self.0.silent.lock().kills.len())
+        (self.0.sockets.lock().all, self.0.silent.lock().waiting.len())
     }
 
     /// Addresses that have streams.
@@ -211,6 +226,7 @@ pub struct SocketPlace {
 impl Drop for SocketPlace {
     fn drop(&mut self) {
         self.shared.sockets.lock().leave(self.address);
+        self.shared.left.notify_one();
     }
 }
 
@@ -227,15 +243,37 @@ impl Drop for Place {
     }
 }
 
-/// A socket that may be told to give way, until this is dropped.
+/// A socket that may have to give way, until it has said something.
 #[derive(Debug)]
 pub struct Silent {
     shared: Arc<Shared>,
     number: u64,
+    evicted: CancellationToken,
+    spoke: AtomicBool,
+}
+
+impl Silent {
+    /// It has sent a request.
+    pub fn speaks(&self) {
+        if !self.spoke.swap(true, Ordering::AcqRel) {
+            let mut silent = self.shared.silent.lock();
+            if silent.waiting.remove(&self.number).is_none() {
+                silent.leaving -= 1;
+            }
+        }
+    }
+
+    /// Ends when it has to give way. To be polled after whatever hears it: what it said may have come at the same moment.
+    pub async fn evicted(&self) {
+        self.evicted.cancelled().await;
+        if self.spoke.load(Ordering::Acquire) {
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 impl Drop for Silent {
     fn drop(&mut self) {
-        self.shared.silent.lock().kills.remove(&self.number);
+        self.speaks();
     }
 }

@@ -1,8 +1,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use proptest::prelude::*;
-use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::config::Networks;
@@ -120,27 +120,36 @@ fn sockets_of_a_peer_are_twice_its_streams_and_those_of_a_proxy_are_not_counted_
     assert_eq!(connections.sockets(), (0, 0));
 }
 
-#[test]
-fn where_all_places_are_taken_the_oldest_that_is_silent_gives_way() {
+#[tokio::test(start_paused = true)]
+async fn where_all_places_are_taken_the_oldest_that_is_silent_gives_way() {
     let connections = connections(|config| {
         config.max_connections = 1; // and the spare ones
         config.rate_limit_connections_per_ip = 0;
     });
-    let kills: Vec<CancellationToken> = (0..1001).map(|_| CancellationToken::new()).collect();
-    let mut held: Vec<_> = kills
-        .iter()
-        .map(|kill| (connections.socket(ip("192.0.2.1")).unwrap(), Some(connections.silent(kill.clone()))))
-        .collect();
-    held[0].1 = None; // it has spoken
+    let mut held: Vec<_> =
+        (0..1001).map(|_| (connections.socket(ip("192.0.2.1")).unwrap(), connections.silent())).collect();
+    held[0].1.speaks();
+    assert_eq!(connections.socket(ip("192.0.2.2")).unwrap_err(), Full::Instance);
+    assert!(!connections.make_room().await, "it did not go in time");
+    let evicted = |at: usize| held[at].1.evicted().now_or_never().is_some();
+    let gone: Vec<usize> = (0..held.len()).filter(|at| evicted(*at)).collect();
+    assert_eq!(gone, [1], "the oldest of those that have not spoken");
+    held[1].1.speaks();
+    assert!(held[1].1.evicted().now_or_never().is_none(), "it spoke in that very moment");
+    let (room, ()) = tokio::join!(connections.make_room(), async {
+        tokio::task::yield_now().await;
+        assert!(held[2].1.evicted().now_or_never().is_some());
+        drop(held.remove(2));
+    });
+    assert!(room);
     let newcomer = connections.socket(ip("192.0.2.2")).unwrap();
-    assert_eq!(kills.iter().map(CancellationToken::is_cancelled).filter(|is| *is).count(), 1);
-    assert!(kills[1].is_cancelled(), "the oldest of those that have not spoken");
-    for (_, silent) in &mut held {
-        *silent = None;
-    }
+    held.iter().for_each(|(_, silent)| silent.speaks());
+    assert!(!connections.make_room().await, "nobody is silent");
     drop(newcomer);
+    connections.socket(ip("192.0.2.2")).unwrap();
+    let last = connections.socket(ip("192.0.2.3"));
     assert_eq!(connections.socket(ip("192.0.2.2")).unwrap_err(), Full::Instance, "nobody is silent");
-    drop(held);
+    drop((held, last));
     assert_eq!(connections.sockets(), (0, 0));
 }
 

@@ -21,6 +21,7 @@ mod crowd;
 mod edits;
 mod expiries;
 mod failure;
+mod flood;
 mod hop;
 mod hostile;
 mod http2;

@@ -145,6 +145,16 @@ impl Server {
         self.process.pid()
     }
 
+    /// Bytes of memory that it has, by the system's count.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn memory(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+        kilobytes.unwrap().trim().parse::<usize>().unwrap() * 1024
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self) {
         self.process.kill();
