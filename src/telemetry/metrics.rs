@@ -58,6 +58,8 @@ pub struct MetricSet {
     pub store_queries: IntCounterVec,
     pub grants_cached: IntCounterVec,
     pub http_requests: IntCounterVec,
+    pub not_ready: IntGaugeVec,
+    pub connections_max: IntGauge,
     pub tls_handshakes: IntCounterVec,
     pub tls_reloads: IntCounterVec,
     pub tls_certificate_ends: IntGauge,
@@ -158,6 +160,9 @@ impl Metrics {
                 "Requests by route and status class",
                 &["route", "status"],
             ),
+            not_ready: make
+                .add(IntGaugeVec::new(Opts::new("realtime_not_ready", "Why /health/ready would refuse"), &["reason"])),
+            connections_max: make.gauge("realtime_max_connections", "Streams that this instance may carry"),
             tls_handshakes: make.counters("realtime_tls_handshakes_total", "TLS handshakes by outcome", &["outcome"]),
             tls_reloads: make.counters("realtime_tls_reloads_total", "Changed certificates by outcome", &["outcome"]),
             tls_certificate_ends: make
