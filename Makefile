@@ -10,7 +10,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test check chaos load fmt cargo
+.PHONY: help run ensure test check chaos load fmt cargo
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,20 +19,22 @@ run: cargo ## build, then start everything in one process with sample data and a
 	@$(STAGE) build cargo build --bin tidings
 	@exec $(TARGET)/debug/tidings demo $(ARGS)
 
-test: cargo ## every test, against real servers and a real browser; installs or names what is missing (ARGS="sse")
+ensure:
 	@$(STAGE) ensure scripts/ensure.sh
+
+test: cargo ensure ## every test, against real servers and a real browser; installs or names what is missing (ARGS="sse")
 	@$(STAGE) venv scripts/venv.sh $(VENV)
 	@$(STAGE) test scripts/test.sh $(VENV) $(ARGS)
 
-check: cargo ## format, lints, documentation, dependencies, the scripts in other languages
+check: cargo ## format, lints, documentation, dependencies, the scripts in other languages, manifests and alerts
 	@$(STAGE) fmt cargo fmt --check
 	@$(STAGE) clippy cargo clippy --all-targets -- -D warnings
 	@RUSTDOCFLAGS="-D warnings" $(STAGE) doc cargo doc --no-deps --document-private-items
 	@$(STAGE) deny scripts/deny.sh
 	@$(STAGE) scripts scripts/check.sh
+	@$(STAGE) manifests scripts/manifests.sh $(TARGET)/venv-manifests
 
-chaos: cargo ## the long fault injection run
-	@$(STAGE) ensure scripts/ensure.sh
+chaos: cargo ensure ## the long fault injection run
 	@TIDINGS_CHAOS=full $(STAGE) chaos cargo test --release --test it -- chaos:: flood:: hop:: revocations:: expiries:: stalled:: crowd:: silent:: away:: watched:: poll:: ws_abuse:: presence_departures:: presence_cluster:: rolling:: --nocapture --test-threads=1
 
 load: cargo ## what streams cost and how soon updates come, beside a bare server and our goals; about four minutes

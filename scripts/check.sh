@@ -8,7 +8,7 @@ sh -n examples/redis-cli.sh
 
 if command -v python3 >/dev/null; then
   # Parsed, not compiled to a file: the check leaves nothing behind.
-  python3 -c 'import ast, sys; [ast.parse(open(name, encoding="utf-8").read(), name) for name in sys.argv[1:]]' examples/slide-worker/worker.py
+  python3 -c 'import ast, sys; [ast.parse(open(name, encoding="utf-8").read(), name) for name in sys.argv[1:]]' examples/slide-worker/worker.py scripts/manifests.py
 else
   echo "skipped: the worker (no python3)"
 fi

@@ -129,6 +129,7 @@ impl App {
     /// A setting is wrong or a dependency is away.
     pub async fn start(config: Config, listeners: Listeners, extra: Router<AppState>) -> Result<Self, StartError> {
         let metrics = Metrics::new();
+        metrics.connections_max.set(i64::try_from(config.max_connections).unwrap_or(i64::MAX));
         let tls = Tls::load(&config, &metrics).await.map_err(|error| StartError::Settings(error.to_string()))?;
         let verifier = TokenVerifier::new(&config).map_err(|error| StartError::Settings(error.to_string()))?;
         let store = Store::open(&config, &metrics).await.map_err(|error| unreachable_store(&error))?;

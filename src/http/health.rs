@@ -14,6 +14,9 @@ use crate::http::AppState;
 use crate::http::answer;
 use crate::session::Transport;
 
+/// Why an instance may be not ready.
+const REASONS: [&str; 3] = ["starting", "broker", "draining"];
+
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Check {
@@ -71,10 +74,9 @@ pub(super) async fn live() -> Response<Body> {
     answer::json(StatusCode::OK, "{\"status\":\"live\"}".to_owned())
 }
 
-/// Whether this instance can accept, read and append right now.
-#[utoipa::path(get, path = "/health/ready", responses((status = 200, description = "Ready"), (status = 503, description = "Not ready, and why")))]
-pub(super) async fn ready(State(shared): State<AppState>) -> Response<Body> {
-    let reason = if shared.is_leaving() {
+/// Why this instance is not ready, one of `REASONS`.
+fn not_ready(shared: &AppState) -> Option<&'static str> {
+    if shared.is_leaving() {
         Some("draining")
     } else if shared.sessions.hub.window().generation() == 0 {
         Some("starting")
@@ -82,8 +84,13 @@ pub(super) async fn ready(State(shared): State<AppState>) -> Response<Body> {
         Some("broker")
     } else {
         None
-    };
-    match reason {
+    }
+}
+
+/// Whether this instance can accept, read and append right now.
+#[utoipa::path(get, path = "/health/ready", responses((status = 200, description = "Ready"), (status = 503, description = "Not ready, and why")))]
+pub(super) async fn ready(State(shared): State<AppState>) -> Response<Body> {
+    match not_ready(&shared) {
         None => answer::json(StatusCode::OK, "{\"status\":\"ready\"}".to_owned()),
         Some(reason) => {
             let body = format!("{{\"status\":\"not_ready\",\"reason\":\"{reason}\"}}");
@@ -129,7 +136,10 @@ pub(super) async fn metrics(State(shared): State<AppState>) -> Response<Body> {
     let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     shared.metrics.sockets.with_label_values(&["speaking"]).set(count(sockets.saturating_sub(silent)));
     shared.metrics.sockets.with_label_values(&["silent"]).set(count(silent));
-    shared.metrics.draining.set(i64::from(shared.is_leaving()));
+    let why = not_ready(&shared);
+    for reason in REASONS {
+        shared.metrics.not_ready.with_label_values(&[reason]).set(i64::from(why == Some(reason)));
+    }
     let mut response = Response::new(Body::from(shared.metrics.render()));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);

@@ -36,7 +36,6 @@ pub struct MetricSet {
     pub connections: IntCounterVec,
     pub active_connections: IntGaugeVec,
     pub sockets: IntGaugeVec,
-    pub draining: IntGauge,
     pub ended: IntCounterVec,
     pub subscriptions: IntGauge,
     pub job_updates: IntCounterVec,
@@ -60,6 +59,8 @@ pub struct MetricSet {
     pub store_queries: IntCounterVec,
     pub grants_cached: IntCounterVec,
     pub http_requests: IntCounterVec,
+    pub not_ready: IntGaugeVec,
+    pub connections_max: IntGauge,
     pub tls_handshakes: IntCounterVec,
     pub tls_reloads: IntCounterVec,
     pub tls_certificate_ends: IntGauge,
@@ -121,7 +122,6 @@ impl Metrics {
             active_connections: make
                 .add(IntGaugeVec::new(Opts::new("realtime_active_connections", "Open connections"), &["transport"])),
             sockets: make.add(IntGaugeVec::new(Opts::new("realtime_sockets", "Accepted connections"), &["state"])),
-            draining: make.gauge("realtime_draining", "Whether this instance was asked to leave"),
             ended: make.counters("realtime_ended_total", "Streams that ended, by reason", &["reason"]),
             subscriptions: make.gauge("realtime_subscriptions", "Subscriptions of open streams"),
             job_updates: make.counters("realtime_job_updates_total", "Applied job updates", &["status"]),
@@ -162,6 +162,9 @@ impl Metrics {
                 "Requests by route and status class",
                 &["route", "status"],
             ),
+            not_ready: make
+                .add(IntGaugeVec::new(Opts::new("realtime_not_ready", "Why /health/ready would refuse"), &["reason"])),
+            connections_max: make.gauge("realtime_max_connections", "Streams that this instance may carry"),
             tls_handshakes: make.counters("realtime_tls_handshakes_total", "TLS handshakes by outcome", &["outcome"]),
             tls_reloads: make.counters("realtime_tls_reloads_total", "Changed certificates by outcome", &["outcome"]),
             tls_certificate_ends: make

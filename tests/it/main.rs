@@ -18,6 +18,7 @@ mod chaos;
 mod cli;
 mod contract;
 mod crowd;
+mod deployment;
 mod edits;
 mod expiries;
 mod failure;
