@@ -2,9 +2,12 @@
 
 mod client;
 mod demo;
+mod explain;
 mod publish;
 mod serve;
+mod table;
 mod tail;
+mod top;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -60,6 +63,10 @@ enum Command {
     Publish(publish::Options),
     /// Watch channels
     Tail(tail::Options),
+    /// Say why a user did or did not get an event, from all instances
+    Explain(explain::Options),
+    /// Every instance at a glance, anew each second
+    Top(top::Options),
     /// Print and check the settings
     Config,
 }
@@ -122,6 +129,8 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Token { user, scope, ttl } => token(&settings()?, &user, &scope, ttl),
         Command::Publish(options) => publish::run(settings()?, options).await,
         Command::Tail(options) => tail::run(settings()?, options).await,
+        Command::Explain(options) => explain::run(settings()?, options).await,
+        Command::Top(options) => top::run(settings()?, options).await,
         Command::Config => show(&settings()?),
     }
 }

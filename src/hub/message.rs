@@ -21,6 +21,9 @@ use crate::hub::OutboxLimits;
 use crate::hub::wire::Holder;
 use crate::hub::wire::Seat;
 use crate::hub::wire::States;
+use crate::inspect::Inspector;
+use crate::inspect::LaneView;
+use crate::inspect::Standing;
 
 /// How often a peer that can answer is asked whether it is there.
 const PING: Duration = Duration::from_secs(25);
@@ -52,6 +55,8 @@ pub struct LaneSettings {
     pub outbox: OutboxLimits,
     /// Who knows the states of channels that have one instead of a log.
     pub states: Arc<dyn States>,
+    /// Who remembers what happened to streams.
+    pub inspector: Inspector,
 }
 
 impl LaneSettings {
@@ -59,7 +64,8 @@ impl LaneSettings {
     #[must_use]
     pub fn new(heartbeat: Duration, leeway: Duration, outbox: OutboxLimits, states: Arc<dyn States>) -> Self {
         let (ping, lively) = (PING, LIVELY);
-        Self { heartbeat, ping, lively, expiry_notice: EXPIRY_NOTICE + leeway, leeway, outbox, states }
+        let (expiry_notice, inspector) = (EXPIRY_NOTICE + leeway, Inspector::default());
+        Self { heartbeat, ping, lively, expiry_notice, leeway, outbox, states, inspector }
     }
 }
 
@@ -119,6 +125,12 @@ pub struct Join {
 /// Streams that carry a channel: whose, and which.
 pub type Found = Vec<(Id, ConnectionId)>;
 
+/// How streams stand that are live.
+pub type Standings = Vec<(ConnectionId, Standing)>;
+
+/// A lane at a glance, and how many of its streams carry each of the channels that were asked about.
+pub type Survey = (LaneView, Vec<usize>);
+
 /// With `until=done`: the jobs that have not ended.
 pub type Pending = Option<Box<HashSet<Channel>>>;
 
@@ -131,6 +143,8 @@ pub(super) enum LaneMessage<H = TcpStream> {
     Register(Box<Register<H>>),
     Edit(ConnectionId, Box<Edit>),
     Find(Arc<[Channel]>, oneshot::Sender<Found>),
+    Look(Arc<[ConnectionId]>, oneshot::Sender<Standings>),
+    Survey(Arc<[Channel]>, oneshot::Sender<Survey>),
     Leave(ConnectionId),
     Cut(ConnectionId),
     Drain(Duration),

@@ -58,6 +58,8 @@ pub struct MetricSet {
     pub store_queries: IntCounterVec,
     pub grants_cached: IntCounterVec,
     pub http_requests: IntCounterVec,
+    pub inspector_lives: IntGauge,
+    pub inspector_forgotten: IntCounterVec,
 }
 
 /// Values of the label `channel`, in the order of `event::Kind`.
@@ -154,6 +156,12 @@ impl Metrics {
                 "realtime_http_requests_total",
                 "Requests by route and status class",
                 &["route", "status"],
+            ),
+            inspector_lives: make.gauge("realtime_inspector_lives", "Streams that the inspector remembers"),
+            inspector_forgotten: make.counters(
+                "realtime_inspector_forgotten_total",
+                "Streams that the inspector does not remember, or not any more",
+                &["state"],
             ),
             registry: make.0,
         }))

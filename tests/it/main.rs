@@ -23,6 +23,7 @@ mod expiries;
 mod failure;
 mod hop;
 mod hostile;
+mod inspect;
 mod limits;
 mod poll;
 mod presence;
