@@ -53,7 +53,6 @@ impl<K: Eq + Hash, V: Clone> Cache<K, V> {
     }
 
     /// Entries held.
-    #[cfg(test)]
     pub fn entries(&self) -> usize {
         let generations = self.generations.lock();
         generations.young.len() + generations.old.len()

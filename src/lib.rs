@@ -10,7 +10,8 @@
 //! * [`transport`] frames to bytes
 //! * [`http`] routes, layers, listeners
 //!
-//! Beside the line: [`auth`] who are you and what may you see, [`store`] what the database is asked, [`limits`] how much at a time.
+//! Beside the line: [`auth`] who are you and what may you see, [`store`] what the database is asked, [`limits`] how much at a time,
+//! [`inspect`] what happened to whom.
 //! Under everything: [`event`] the words, [`error`], [`config`], [`clock`], [`cache`], [`digest`], [`telemetry`].
 //! Above everything: [`app`] wiring, [`cli`] commands.
 
@@ -27,6 +28,7 @@ pub mod event;
 pub mod http;
 pub mod hub;
 pub mod ingest;
+pub mod inspect;
 pub mod jobs;
 pub mod limits;
 pub mod presence;

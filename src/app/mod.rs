@@ -37,6 +37,7 @@ use crate::hub::Window;
 use crate::ingest;
 use crate::ingest::Ingest;
 use crate::ingest::Members;
+use crate::inspect::Inspector;
 use crate::jobs::TerminalStatuses;
 use crate::limits::Admission;
 use crate::limits::Connections;
@@ -137,13 +138,18 @@ impl App {
         let broker = Broker::connect(&config, &terminal, &metrics).await?;
         let (tasks, stop, halt) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
         let window = Window::new(broker::window_limits(&config), config.log_retention);
-        let outbox = OutboxLimits { events_max: config.outbox_events_max, bytes_max: config.outbox_bytes_max };
+        let outbox = OutboxLimits {
+            events_max: config.outbox_events_max,
+            bytes_max: config.outbox_bytes_max,
+            told: config.inspector,
+        };
         let (told, moves) = mpsc::channel(TOLD_MAX);
         let lasts = PresenceSettings { grace: config.presence_grace, timeout: config.presence_timeout };
         let presence = Presence::new(broker.rosters(config.presence_idle), lasts, told, &metrics, &tasks, &stop);
         let states = Arc::new(RoomStates(presence.clone()));
         let lane = LaneSettings::new(config.heartbeat_interval, Duration::from_secs(LEEWAY_S), outbox, states);
-        let lane = LaneSettings { ping: config.hooks.ping, age_max: config.stream_age_max, ..lane };
+        let inspector = Inspector::new(config.inspector, &metrics);
+        let lane = LaneSettings { ping: config.hooks.ping, age_max: config.stream_age_max, inspector, ..lane };
         let hub = Hub::start(lanes(&config), &lane, window, &metrics, &tasks, &stop)
             .map_err(|error| StartError::Unavailable(format!("can't start: {error}; raise the limit of open files")))?;
         let seeds = ingest::Seeds::default();

@@ -217,6 +217,12 @@ impl Authorizer {
         &self.changes
     }
 
+    /// Answers that are remembered, and users.
+    #[must_use]
+    pub fn remembered(&self) -> (usize, usize) {
+        (self.answers.entries(), self.users.entries())
+    }
+
     /// Forgets what is too old, and never returns; run it beside the server.
     pub async fn maintain(&self) {
         loop {

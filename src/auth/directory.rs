@@ -121,6 +121,10 @@ impl Directory {
         found.asked.elapsed() < bound && self.changes.user_holds(found.since, id)
     }
 
+    pub(super) fn entries(&self) -> usize {
+        self.known.entries()
+    }
+
     pub(super) fn prune(&self) {
         self.known.prune();
     }

@@ -2,10 +2,13 @@
 
 mod client;
 mod demo;
+mod explain;
 mod health;
 mod publish;
 mod serve;
+mod table;
 mod tail;
+mod top;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -61,6 +64,10 @@ enum Command {
     Publish(publish::Options),
     /// Watch channels
     Tail(tail::Options),
+    /// Say why a user did or did not get an event, from all instances
+    Explain(explain::Options),
+    /// Every instance at a glance, anew each second
+    Top(top::Options),
     /// Print and check the settings
     Config,
     /// Ask whether the instance of these settings is ready: 0 yes, 1 no, 69 it can't be reached
@@ -125,6 +132,8 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Token { user, scope, ttl } => token(&settings()?, &user, &scope, ttl),
         Command::Publish(options) => publish::run(settings()?, options).await,
         Command::Tail(options) => tail::run(settings()?, options).await,
+        Command::Explain(options) => explain::run(settings()?, options).await,
+        Command::Top(options) => top::run(settings()?, options).await,
         Command::Config => show(&settings()?),
         Command::Health(options) => health::run(&settings()?, &options).await,
     }

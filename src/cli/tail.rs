@@ -33,6 +33,9 @@ pub(super) struct Options {
     /// Continue after this cursor
     #[arg(long)]
     cursor: Option<String>,
+    /// Each event as a JSON object on a line: `cursor` (where the stream is after it), `event`, `data`
+    #[arg(long)]
+    json: bool,
 }
 
 /// What a line-oriented reader has to remember of a stream.
@@ -42,6 +45,7 @@ struct Reader {
     event: String,
     data: String,
     id: Option<String>,
+    json: bool,
     finished: bool,
 }
 
@@ -54,7 +58,7 @@ pub(super) async fn run(config: Config, options: Options) -> Result<(), Failure>
     let base = client::base_url(&config, options.url.as_deref());
     let url = format!("{base}/v1/events?channels={}", options.channels.join(","));
     let http = client::http()?;
-    let mut reader = Reader { id: options.cursor.clone(), ..Reader::default() };
+    let mut reader = Reader { id: options.cursor.clone(), json: options.json, ..Reader::default() };
     loop {
         let mut request = http.get(&url).bearer_auth(&token).header("x-tidings-client", "tail");
         if let Some(id) = &reader.id {
@@ -112,12 +116,21 @@ impl Reader {
         }
     }
 
+    fn line_of_event(&self) -> String {
+        if !self.json {
+            return format!("{} {}", self.event, self.data);
+        }
+        let text = |text: Option<&str>| serde_json::to_string(&text).unwrap_or_default();
+        let (cursor, event) = (text(self.id.as_deref()), text(Some(&self.event)));
+        format!("{{\"cursor\":{cursor},\"event\":{event},\"data\":{}}}", self.data)
+    }
+
     fn print(&mut self) {
         if self.event.is_empty() {
             return;
         }
         if self.event != "heartbeat" {
-            let printed = writeln!(std::io::stdout(), "{} {}", self.event, self.data);
+            let printed = writeln!(std::io::stdout(), "{}", self.line_of_event());
             // Whoever read us has gone (`| head`).
             self.finished |= printed.is_err();
         }

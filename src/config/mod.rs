@@ -119,6 +119,7 @@ pub struct Config {
     pub drain_notice: Duration,
     #[serde(rename = "drain_ms", deserialize_with = "millis")]
     pub drain: Duration,
+    pub inspector: bool,
     pub log_level: String,
     pub log_format: LogFormat,
     /// Every setting as it is in force, secrets hidden, one `key = value` a line.

@@ -246,6 +246,19 @@ impl EventLog {
         self.entries.get(found).map(|entry| Cursor { epoch: self.epoch, at, print: entry.print })
     }
 
+    /// The entry at `at`, if it is held.
+    #[must_use]
+    pub fn entry(&self, at: LogId) -> Option<&Arc<Entry>> {
+        let found = self.entries.binary_search_by(|entry| entry.id.cmp(&at)).ok()?;
+        self.entries.get(found)
+    }
+
+    /// The newest entries of a channel, newest first.
+    pub fn newest(&self, channel: &Channel) -> impl Iterator<Item = &Arc<Entry>> {
+        let numbers = self.by_channel.get(channel).into_iter().flat_map(Numbers::newest_first);
+        numbers.filter_map(|number| self.at(number))
+    }
+
     /// Entries of these channels after `after`, up to and including `upto`, in log order, at most `max`.
     #[must_use]
     pub fn range<'a>(
@@ -271,8 +284,7 @@ impl EventLog {
     /// The newest entry of a channel at or before `upto`.
     #[must_use]
     pub fn last(&self, channel: &Channel, upto: LogId) -> Option<&Arc<Entry>> {
-        let list = self.by_channel.get(channel)?;
-        list.newest_first().filter_map(|number| self.at(number)).find(|entry| entry.id <= upto)
+        self.newest(channel).find(|entry| entry.id <= upto)
     }
 
     /// Every entry held, oldest first.

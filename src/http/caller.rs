@@ -101,6 +101,9 @@ pub(super) fn within_rate(shared: &AppState, caller: &Caller, cost: usize) -> Re
     };
     taken.map_err(|later| {
         shared.metrics.reject("http", "rate");
+        if let Some(principal) = caller.principal() {
+            shared.sessions.inspector().note(|ledger| ledger.limited(&principal.user.id, "rate"));
+        }
         later.into()
     })
 }

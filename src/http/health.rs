@@ -19,12 +19,12 @@ const REASONS: [&str; 3] = ["starting", "broker", "draining"];
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Check {
-    name: &'static str,
-    status: &'static str,
-    latency_ms: u64,
+pub(super) struct Check {
+    pub(super) name: &'static str,
+    pub(super) status: &'static str,
+    pub(super) latency_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<&'static str>,
+    pub(super) error: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize)]

@@ -4,11 +4,13 @@ mod answer;
 mod caller;
 mod certificate;
 mod commands;
+mod detailed;
 mod events;
 mod guard;
 mod health;
 mod http2;
 mod ingest;
+mod inspect;
 mod listener;
 mod observe;
 mod openapi;
@@ -157,8 +159,10 @@ pub fn router(shared: &AppState, extra: Router<AppState>) -> Router {
 
 /// The routes of the metrics port.
 pub fn metrics_router(shared: &AppState) -> Router {
-    Router::new()
+    let routes = if shared.config.inspector { inspect::routes() } else { Router::new() };
+    routes
         .route("/metrics", get(health::metrics))
+        .route("/health/detailed", get(detailed::detailed))
         .fallback(answer::no_route)
         .method_not_allowed_fallback(answer::no_method)
         .with_state(Arc::clone(shared))

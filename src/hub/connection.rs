@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::event::LogId;
 use crate::hub::CloseReason;
 use crate::hub::ConnectionId;
 use crate::hub::Outbox;
@@ -37,4 +38,14 @@ pub(super) struct Connection<P: Port> {
 pub(super) enum Outlet<P: Port> {
     Socket(Writer<P::Socket>, Option<Box<dyn Keeper<P::Handle>>>),
     Queue { outbox: Arc<Outbox>, kill: CancellationToken },
+}
+
+impl<P: Port> Connection<P> {
+    /// How much waits for it: events, bytes, and the first position.
+    pub(super) fn backlog(&self) -> (usize, usize, Option<LogId>) {
+        match &self.outlet {
+            Outlet::Socket(writer, _) => writer.backlog(),
+            Outlet::Queue { outbox, .. } => outbox.backlog(),
+        }
+    }
 }

@@ -56,6 +56,7 @@ impl<P: Port> Lane<P> {
             return;
         }
         self.rooms.forget(key, Some(channels));
+        self.note_left(key, channels);
         let left = channels.iter().filter(|channel| self.registry.drop_one(key.slot, channel)).count();
         self.counts.unsubscribed(left);
         let Some(connection) = self.registry.get(key) else { return };
@@ -77,6 +78,7 @@ impl<P: Port> Lane<P> {
                 continue;
             }
             self.counts.subscribed(1);
+            self.note_joined(key, channel);
             frames.push(Frame::control("subscribed", said, Some(self.head)));
             // One that is newer than this lane comes by itself.
             let known = state.filter(|(version, _)| *version <= self.head.at).map(|(_, state)| state);

@@ -19,6 +19,7 @@ use crate::hub::wire::Seat;
 use crate::hub::wire::Socket as _;
 use crate::hub::writer::Writer;
 use crate::hub::writer::Wrote;
+use crate::inspect::Way;
 
 /// Entries that may be missing when a stream registers; more are caught up first.
 const JOIN_ENTRIES_MAX: usize = 64;
@@ -57,6 +58,8 @@ impl<P: Port> Lane<P> {
                 }
             },
         };
+        let way = if matches!(outlet, Outlet::Socket(..)) { Way::Socket } else { Way::Queue };
+        self.settings.inspector.note(|ledger| ledger.joined(register.id.0, self.head.at, way));
         let done = until_done.as_ref().is_some_and(|pending| pending.is_empty());
         self.until_done += usize::from(until_done.is_some());
         let connection = Connection {

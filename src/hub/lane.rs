@@ -25,6 +25,7 @@ use crate::hub::joining::still_pending;
 use crate::hub::message::LaneMessage;
 use crate::hub::registry::Registry;
 use crate::hub::rooms::Rooms;
+use crate::hub::survey;
 use crate::hub::timers::Timers;
 use crate::hub::wire::Key;
 use crate::hub::wire::Port;
@@ -94,6 +95,8 @@ impl<P: Port> Lane<P> {
             },
             LaneMessage::Edit(id, edit) => self.edit(id, *edit),
             LaneMessage::Find(channels, answer) => self.find(&channels, answer),
+            LaneMessage::Look(ids, answer) => self.look(&ids, answer),
+            LaneMessage::Survey(channels, answer) => self.survey(&channels, answer),
             LaneMessage::Leave(id) => self.leave(id),
             LaneMessage::Cut(id) => self.end_of(id, CloseReason::Cut),
             LaneMessage::Drain(within) => self.plan_drain(within),
@@ -147,7 +150,7 @@ impl<P: Port> Lane<P> {
             if frames.is_empty() {
                 return;
             }
-            let pushes = match &mut connection.outlet {
+            let mut pushes = match &mut connection.outlet {
                 Outlet::Socket(writer, _) => {
                     let bytes = frames.bytes(writer.wire);
                     writer.send(frames.iter(), &bytes, limits)
@@ -155,6 +158,7 @@ impl<P: Port> Lane<P> {
                 Outlet::Queue { outbox, .. } => outbox.push_all(frames.iter()),
             };
             self.counts.pushes(&pushes);
+            survey::note_pushes(&self.settings.inspector, id, &mut pushes);
             if pushes.dropped > 0 {
                 let moves = frames.iter().filter(|frame| frame.place().is_some()).filter_map(Frame::channel);
                 moves.for_each(|channel| self.rooms.missed(key, channel));
@@ -193,7 +197,8 @@ impl<P: Port> Lane<P> {
     pub(super) fn tell(&mut self, key: Key, frames: &[Frame]) {
         let limits = self.settings.outbox;
         let Some(connection) = self.registry.get(key) else { return };
-        let pushes = match &mut connection.outlet {
+        let id = connection.id;
+        let mut pushes = match &mut connection.outlet {
             Outlet::Queue { outbox, .. } => outbox.push_all(frames.iter()),
             Outlet::Socket(writer, _) => {
                 let bytes: Bytes = match frames {
@@ -204,6 +209,7 @@ impl<P: Port> Lane<P> {
             }
         };
         self.counts.pushes(&pushes);
+        survey::note_pushes(&self.settings.inspector, id, &mut pushes);
         self.counts.sent(frames.iter().map(|frame| (frame, 1)));
         if let Some(reason) = pushes.end {
             self.end(key, reason);
@@ -250,8 +256,9 @@ impl<P: Port> Lane<P> {
     pub(super) fn end(&mut self, key: Key, reason: CloseReason) {
         let Some(connection) = self.registry.get(key).filter(|connection| connection.ending.is_none()) else { return };
         connection.ending = Some(reason);
+        let (id, unwritten) = (connection.id, connection.backlog().2);
+        self.settings.inspector.note(|ledger| ledger.stopped(id.0, self.head.at, unwritten));
         self.until_done -= usize::from(connection.until_done.take().is_some());
-        let id = connection.id;
         let wrote = match &mut connection.outlet {
             Outlet::Queue { outbox, .. } => {
                 outbox.close(reason);
@@ -290,6 +297,7 @@ impl<P: Port> Lane<P> {
         self.rooms.forget(key, None);
         self.counts.unsubscribed(self.registry.unsubscribe(key.slot));
         let connection = self.registry.remove(key.slot)?;
+        self.note_leaving(&connection);
         if connection.ending.is_none() {
             self.by_id.remove(&connection.id);
             self.until_done -= usize::from(connection.until_done.is_some());

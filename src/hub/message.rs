@@ -21,6 +21,9 @@ use crate::hub::OutboxLimits;
 use crate::hub::wire::Holder;
 use crate::hub::wire::Seat;
 use crate::hub::wire::States;
+use crate::inspect::Inspector;
+use crate::inspect::LaneView;
+use crate::inspect::Standing;
 
 /// How often a peer that can answer is asked whether it is there.
 const PING: Duration = Duration::from_secs(25);
@@ -54,6 +57,8 @@ pub struct LaneSettings {
     pub outbox: OutboxLimits,
     /// Who knows the states of channels that have one instead of a log.
     pub states: Arc<dyn States>,
+    /// Who remembers what happened to streams.
+    pub inspector: Inspector,
 }
 
 impl LaneSettings {
@@ -70,6 +75,7 @@ impl LaneSettings {
             age_max: Duration::ZERO,
             outbox,
             states,
+            inspector: Inspector::default(),
         }
     }
 }
@@ -130,6 +136,12 @@ pub struct Join {
 /// Streams that carry a channel: whose, and which.
 pub type Found = Vec<(Id, ConnectionId)>;
 
+/// How streams stand that are live.
+pub type Standings = Vec<(ConnectionId, Standing)>;
+
+/// A lane at a glance, and how many of its streams carry each of the channels that were asked about.
+pub type Survey = (LaneView, Vec<usize>);
+
 /// With `until=done`: the jobs that have not ended.
 pub type Pending = Option<Box<HashSet<Channel>>>;
 
@@ -142,6 +154,8 @@ pub(super) enum LaneMessage<H = TcpStream> {
     Register(Box<Register<H>>),
     Edit(ConnectionId, Box<Edit>),
     Find(Arc<[Channel]>, oneshot::Sender<Found>),
+    Look(Arc<[ConnectionId]>, oneshot::Sender<Standings>),
+    Survey(Arc<[Channel]>, oneshot::Sender<Survey>),
     Leave(ConnectionId),
     Cut(ConnectionId),
     Drain(Duration),

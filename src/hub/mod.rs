@@ -17,6 +17,7 @@ mod outbox;
 mod poller;
 mod registry;
 mod rooms;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -44,6 +45,8 @@ pub use message::LIVELY;
 pub use message::LaneSettings;
 pub use message::Pending;
 pub use message::Register;
+pub use message::Standings;
+pub use message::Survey;
 pub use outbox::Drained;
 pub use outbox::Outbox;
 pub use outbox::OutboxLimits;
@@ -63,6 +66,7 @@ use crate::event::Event;
 use crate::event::Fingerprint;
 use crate::event::LogId;
 use crate::event::Moved;
+use crate::inspect::Inspector;
 use crate::telemetry::Metrics;
 use lane::Lane;
 use message::LaneMessage;
@@ -98,6 +102,7 @@ pub struct Hub {
     lanes: Arc<[LaneHandle]>,
     window: Window,
     metrics: Metrics,
+    inspector: Inspector,
 }
 
 #[derive(Debug)]
@@ -153,12 +158,19 @@ impl Hub {
             Ok(LaneHandle { messages, bell })
         };
         let lanes = (0..lanes.max(1)).map(start).collect::<io::Result<Arc<[LaneHandle]>>>()?;
-        Ok(Self { failed, lanes, window, metrics: metrics.clone() })
+        let (metrics, inspector) = (metrics.clone(), settings.inspector.clone());
+        Ok(Self { failed, lanes, window, metrics, inspector })
     }
 
     /// Waits until a lane has panicked: its streams are gone, and nobody would carry those who come back to it.
     pub async fn failed(&self) {
         self.failed.cancelled().await;
+    }
+
+    /// Who remembers what happened to streams.
+    #[must_use]
+    pub fn inspector(&self) -> &Inspector {
+        &self.inspector
     }
 
     /// The newest part of the log.

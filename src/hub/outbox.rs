@@ -4,7 +4,7 @@
 //! job replaces its undelivered predecessor; at the bound all superseded progress goes, ephemeral events are dropped, and
 //! when a durable event still does not fit, the stream ends with `slow` and resumes from its cursor.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::task::Context;
 use std::task::Poll;
@@ -15,8 +15,10 @@ use parking_lot::Mutex;
 use crate::event::Channel;
 use crate::event::Delivery;
 use crate::event::Kind;
+use crate::event::LogId;
 use crate::hub::CloseReason;
 use crate::hub::Frame;
+use crate::inspect::Conflated;
 
 /// Bounds of one stream's queue.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +27,8 @@ pub struct OutboxLimits {
     pub events_max: usize,
     /// Bytes at most.
     pub bytes_max: usize,
+    /// Whether somebody wants to know which events were superseded.
+    pub told: bool,
 }
 
 /// What became of a frame.
@@ -51,6 +55,17 @@ pub(super) struct Pushes {
     pub(super) dropped: usize,
     /// The stream is to end.
     pub(super) end: Option<CloseReason>,
+    /// What was not sent, where somebody wants to know; nearly always nothing, and then no more than a pointer.
+    pub(super) unsent: Option<Box<Unsent>>,
+}
+
+/// What a client that lags is not sent.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Unsent {
+    /// Events that were superseded.
+    pub(super) superseded: Vec<Conflated>,
+    /// From here on everything was thrown away.
+    pub(super) from: Option<LogId>,
 }
 
 impl Pushes {
@@ -101,6 +116,7 @@ pub(super) struct Queue {
     closing: Option<CloseReason>,
     /// The end was taken out, or the transport is gone.
     finished: bool,
+    pub(super) unsent: Option<Box<Unsent>>,
 }
 
 impl Outbox {
@@ -124,6 +140,7 @@ impl Outbox {
         for frame in frames {
             pushes.add(frame, queue.push(frame.clone(), self.limits));
         }
+        pushes.unsent = queue.unsent.take();
         drop(queue);
         self.waker.wake();
         pushes
@@ -158,6 +175,11 @@ impl Outbox {
     /// Whether so much waits that what moves is better left out.
     pub(super) fn lags(&self) -> bool {
         self.queue.lock().lags(self.limits)
+    }
+
+    /// How much waits: events, bytes, and the first position.
+    pub(super) fn backlog(&self) -> (usize, usize, Option<LogId>) {
+        self.queue.lock().backlog()
     }
 
     /// Whether nothing waits.
@@ -247,10 +269,10 @@ impl Queue {
         // One that says only what has changed does not stand for the one before it.
         let replaces = frame.delivery() != Delivery::Durable && frame.place().is_none();
         if replaces && self.lags(limits) {
-            conflated += usize::from(self.remove_same(&frame));
+            conflated += usize::from(self.remove_same(&frame, limits));
         }
         if !self.fits(&frame, limits) {
-            conflated += self.compact();
+            conflated += self.compact(limits);
         }
         if self.fits(&frame, limits) {
             self.bytes += frame.weight();
@@ -259,6 +281,10 @@ impl Queue {
         }
         if frame.delivery() == Delivery::Ephemeral {
             return Pushed::Dropped;
+        }
+        if limits.told {
+            let from = self.backlog().2.or(frame.cursor().map(|cursor| cursor.at));
+            self.unsent.get_or_insert_default().from = from;
         }
         self.close(CloseReason::Slow);
         Pushed::Overflow
@@ -278,28 +304,47 @@ impl Queue {
         self.frames.len() < limits.events_max && self.bytes + frame.weight() <= limits.bytes_max
     }
 
+    /// How much waits: events, bytes, and the first position.
+    pub(super) fn backlog(&self) -> (usize, usize, Option<LogId>) {
+        let first = self.frames.iter().find_map(|frame| frame.channel().and(frame.cursor()));
+        (self.frames.len(), self.bytes, first.map(|cursor| cursor.at))
+    }
+
+    fn tell(&mut self, old: &Frame, into: Option<LogId>, limits: OutboxLimits) {
+        if !limits.told {
+            return;
+        }
+        if let (Some(channel), Some(from), Some(into)) = (old.channel(), old.cursor(), into) {
+            let superseded = Conflated { channel: channel.clone(), from: from.at, into };
+            self.unsent.get_or_insert_default().superseded.push(superseded);
+        }
+    }
+
     /// Removes the undelivered predecessor; the new one goes to the tail, so that cursors stay in order.
-    fn remove_same(&mut self, frame: &Frame) -> bool {
+    fn remove_same(&mut self, frame: &Frame, limits: OutboxLimits) -> bool {
         let same = |old: &Frame| old.delivery() == frame.delivery() && old.channel() == frame.channel();
         let Some(at) = self.frames.iter().rposition(same) else { return false };
         if let Some(old) = self.frames.remove(at) {
             self.bytes -= old.weight();
+            self.tell(&old, frame.cursor().map(|cursor| cursor.at), limits);
         }
         true
     }
 
     /// Keeps of each channel only the newest progress. Answers how many went.
-    fn compact(&mut self) -> usize {
+    fn compact(&mut self, limits: OutboxLimits) -> usize {
         let before = self.frames.len();
-        let mut newer: HashSet<Channel> = HashSet::new();
+        let mut newer: HashMap<Channel, Option<LogId>> = HashMap::new();
         let mut kept = VecDeque::with_capacity(before);
-        for frame in self.frames.drain(..).rev() {
+        for frame in std::mem::take(&mut self.frames).into_iter().rev() {
+            let at = frame.cursor().map(|cursor| cursor.at);
             let superseded = match frame.channel() {
-                Some(channel) if frame.delivery() == Delivery::Latest => !newer.insert(channel.clone()),
-                _ => false,
+                Some(channel) if frame.delivery() == Delivery::Latest => newer.insert(channel.clone(), at),
+                _ => None,
             };
-            if !superseded {
-                kept.push_front(frame);
+            match superseded {
+                Some(into) => self.tell(&frame, into, limits),
+                None => kept.push_front(frame),
             }
         }
         self.bytes = kept.iter().map(Frame::weight).sum();

@@ -1,5 +1,6 @@
 //! The window of this node, shared by the task that fills it and the streams that catch up from it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -94,7 +95,9 @@ impl Window {
         self.shared.head.send_replace(told);
     }
 
-    pub(super) fn size(&self) -> (usize, usize) {
+    /// Entries held, and their bytes.
+    #[must_use]
+    pub fn size(&self) -> (usize, usize) {
         let state = self.shared.log.read();
         (state.log.len(), state.log.bytes())
     }
@@ -141,6 +144,34 @@ impl Window {
     #[must_use]
     pub fn last(&self, channel: &Channel, upto: LogId) -> Option<Arc<Entry>> {
         self.shared.log.read().log.last(channel, upto).cloned()
+    }
+
+    /// The entry at `at`, if it is held.
+    #[must_use]
+    pub fn entry(&self, at: LogId) -> Option<Arc<Entry>> {
+        self.shared.log.read().log.entry(at).cloned()
+    }
+
+    /// The newest entries, newest first, at most `max`: of a channel, or of all.
+    #[must_use]
+    pub fn newest(&self, channel: Option<&Channel>, max: usize) -> Vec<Arc<Entry>> {
+        let state = self.shared.log.read();
+        match channel {
+            Some(channel) => state.log.newest(channel).take(max).cloned().collect(),
+            None => state.log.iter().rev().take(max).cloned().collect(),
+        }
+    }
+
+    /// How many entries each channel has after a position, among the newest `scanned_max` of the log.
+    #[must_use]
+    pub fn busy(&self, since: LogId, scanned_max: usize) -> HashMap<Channel, usize> {
+        let mut busy = HashMap::new();
+        let state = self.shared.log.read();
+        let young = state.log.iter().rev().take(scanned_max).take_while(|entry| entry.id > since);
+        for event in young.filter_map(|entry| entry.event.as_ref()) {
+            *busy.entry(event.channel.clone()).or_default() += 1;
+        }
+        busy
     }
 
     /// Waits until the head is at or after `at`, at most `bound`. Answers whether it is.

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use bytes::BytesMut;
 
 use crate::event::Channel;
+use crate::event::LogId;
 use crate::hub::CloseReason;
 use crate::hub::Frame;
 use crate::hub::OutboxLimits;
@@ -33,6 +34,8 @@ pub(super) struct Writer<S> {
 struct Waiting {
     /// Whole frames, of the first of which a part may be written.
     rest: Bytes,
+    /// The first position in it.
+    rest_from: Option<LogId>,
     queue: Queue,
     end: Option<Bytes>,
     ended: bool,
@@ -92,19 +95,30 @@ impl<S: Socket> Writer<S> {
                 written -= encoded.len();
             } else if written > 0 {
                 waiting.rest = encoded.slice(written..);
+                waiting.rest_from = position(frame);
                 written = 0;
             } else {
                 pushes.add(frame, waiting.queue.push(frame.clone(), limits));
             }
         }
+        pushes.unsent = waiting.queue.unsent.take();
         pushes
+    }
+
+    /// How much waits, whole events of what is being written not counted: events, bytes, and the first position.
+    pub(super) fn backlog(&self) -> (usize, usize, Option<LogId>) {
+        let Some(waiting) = &self.waiting else { return (0, 0, None) };
+        let (events, bytes, from) = waiting.queue.backlog();
+        (events, bytes + waiting.rest.len(), waiting.rest_from.or(from))
     }
 
     /// Sends the first frames, after what was gathered before the lane had the socket, in one write.
     pub(super) fn start(&mut self, unsent: Bytes, frames: &[Frame]) -> Wrote {
+        // What was gathered before may be the end of a replay: as long as any of it waits, so may everything.
+        let rest_from = if unsent.is_empty() { frames.iter().find_map(position) } else { Some(LogId::ZERO) };
         let mut all = BytesMut::from(unsent);
         frames.iter().for_each(|frame| all.extend_from_slice(&self.wire.bytes(frame)));
-        self.waiting = Some(Box::new(Waiting { rest: all.freeze(), ..Waiting::default() }));
+        self.waiting = Some(Box::new(Waiting { rest: all.freeze(), rest_from, ..Waiting::default() }));
         self.resume()
     }
 
@@ -166,17 +180,25 @@ impl<S: Socket> Writer<S> {
 impl Waiting {
     /// What is to be written next.
     fn next(&mut self, wire: &Wire) -> Bytes {
+        self.rest_from = None;
         let Some(first) = self.queue.pop() else {
             self.ended = self.end.is_some();
             return self.end.take().unwrap_or_default();
         };
         let mut joined = BytesMut::from(wire.bytes(&first));
+        self.rest_from = position(&first);
         while joined.len() < JOINED_BYTES {
             let Some(frame) = self.queue.pop() else { break };
+            self.rest_from = self.rest_from.or_else(|| position(&frame));
             joined.extend_from_slice(&wire.bytes(&frame));
         }
         joined.freeze()
     }
+}
+
+/// Where in the log an event stands.
+fn position(frame: &Frame) -> Option<LogId> {
+    frame.channel().and(frame.cursor()).map(|cursor| cursor.at)
 }
 
 /// Writes as much as the socket takes.

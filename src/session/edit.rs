@@ -185,6 +185,7 @@ impl Sessions {
         say.extend(join.iter().map(|(grant, alias)| Said::Subscribed(subscribed(grant.channel(), *alias, verdict))));
         let join = join.into_iter().map(|(grant, _)| grant).collect();
         let left = leave.clone();
+        self.note_edit(live, &leave, |_| "request", &edited.denied);
         let alteration = Alteration { principal: wish.principal, join, leave, say, begin, end: None };
         self.alter(live, alteration, states).await;
         self.part(live, left.iter(), Parting::Unsubscribed);

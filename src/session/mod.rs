@@ -4,9 +4,12 @@
 
 mod catchup;
 mod edit;
+mod findings;
+mod inspect;
 mod live;
 mod lives;
 mod names;
+mod noted;
 mod open;
 mod opening;
 mod pace;
@@ -22,17 +25,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 pub use catchup::Known;
 use catchup::ROW_AGE_MAX;
 pub use edit::Edited;
 pub use edit::Turns;
 pub use edit::Wish;
+pub use inspect::Remembered;
+pub use inspect::Sought;
 pub use live::Live;
 pub use lives::Lives;
 pub use names::ME;
 pub use names::Requested;
 pub use names::requested;
+pub use noted::Polled;
 pub use open::Answer;
 pub use open::Opened;
 pub use opening::Opening;
@@ -124,6 +131,8 @@ pub struct Sessions {
     elsewhere: Cache<(Id, Box<str>), u64>,
     /// Streams are asked about without an announcement as well; always, but for a test.
     pub sweeps: bool,
+    /// Since when there are any.
+    started: Instant,
 }
 
 impl Sessions {
@@ -144,7 +153,11 @@ impl Sessions {
             authorizer,
             metrics: metrics.clone(),
             terminal,
-            outbox: OutboxLimits { events_max: config.outbox_events_max, bytes_max: config.outbox_bytes_max },
+            outbox: OutboxLimits {
+                events_max: config.outbox_events_max,
+                bytes_max: config.outbox_bytes_max,
+                told: config.inspector,
+            },
             catchups: Semaphore::new(CATCHUPS_MAX),
             known: Cache::new(KNOWN_STATES_MAX, config.log_retention),
             known_rows: Cache::new(KNOWN_STATES_MAX, ROW_AGE_MAX),
@@ -162,6 +175,7 @@ impl Sessions {
             presence,
             elsewhere: Cache::new(ELSEWHERE_MAX, ELSEWHERE_KEPT),
             sweeps: config.hooks.sweeps,
+            started: Instant::now(),
         }
     }
 

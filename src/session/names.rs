@@ -44,7 +44,7 @@ impl Requested {
         }
     }
 
-    fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         match self {
             Self::Channel { channel, .. } => channel.as_str(),
             Self::Invalid(text) => text,

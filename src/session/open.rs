@@ -110,7 +110,9 @@ impl Sessions {
         let asked = self.authorizer.changes().now();
         let (grants, denied) = self.judge_channels(&request.principal, &request.channels, false).await;
         if grants.is_empty() && !(request.channels.is_empty() && request.may_be_empty) {
-            return Err(nothing_left(&denied));
+            let error = nothing_left(&denied);
+            self.note_refusal(&request.principal, &request.channels, &error);
+            return Err(error);
         }
         let generation = self.hub.window().generation();
         let (verdict, resume) = self.judge_cursor(request.resume).await?;
@@ -126,6 +128,7 @@ impl Sessions {
             request.session,
             (request.polls, request.observes),
         );
+        tracing::debug!(connection.id = %live.name(), verdict = verdict.as_str(), "stream opens");
         let mark = ToldMark::of(&fresh);
         let fresh = if mark == request.told { HashSet::new() } else { fresh };
         let session = Session {
@@ -295,7 +298,7 @@ impl Session {
         Answer::of(channels, self.denied())
     }
 
-    fn denied(&self) -> &[Denied] {
+    pub(super) fn denied(&self) -> &[Denied] {
         self.wanted.as_ref().map_or(&[], |wanted| &wanted.denied)
     }
 

@@ -97,6 +97,7 @@ impl Drop for Opening {
         sessions.part_for(&self.session.live, self.reason);
         let metrics = &self.session.sessions.metrics;
         metrics.active_connections.with_label_values(&[self.transport.as_str()]).dec();
+        sessions.inspector().note(|ledger| ledger.ended(self.session.live.id.0, self.reason.as_str()));
         metrics.ended.with_label_values(&[self.reason.as_str()]).inc();
         tracing::debug!(connection.id = %self.session.live.name(), reason = self.reason.as_str(), "stream ended");
     }
@@ -107,6 +108,7 @@ impl Opening {
     #[must_use]
     pub fn new(mut session: Session, transport: Transport) -> Self {
         session.sessions.metrics.active_connections.with_label_values(&[transport.as_str()]).inc();
+        session.note_opening(transport);
         session.sessions.lives.add(&session.live);
         session.wanted.iter_mut().for_each(|wanted| drop(wanted.reserved.take()));
         let reason = CloseReason::ClientGone;
@@ -169,7 +171,7 @@ impl Opening {
             }
             let Some(mut progress) = self.progress.take() else {
                 let progress = self.session.begin(self.channels());
-                let reset = self.session.reset(&progress.channels);
+                let reset = self.session.reset(&progress);
                 self.progress = Some(Box::new(progress));
                 if let Some(reset) = reset {
                     return Ok(Step::Frames(VecDeque::from([reset])));
@@ -209,12 +211,16 @@ impl Opening {
         if let Some(reason) = missed.end {
             return Some(Step::End(reason));
         }
+        let anew = missed.begin.and_then(|begin| begin.resume);
         if let Some(begin) = missed.begin {
             self.session.begin = Some(Box::new(begin));
             self.progress = None;
         }
         let channels = self.channels();
         let at = self.progress.as_mut().map(|progress| progress.carry(channels));
+        self.session.sessions.inspector().note(|ledger| {
+            ledger.carries(self.session.live.id.0, self.channels(), at.or(anew).map(|cursor| cursor.at));
+        });
         let frames: VecDeque<Frame> = missed.unsaid.into_iter().map(|said| said.frame(at)).collect();
         if frames.is_empty() { None } else { Some(Step::Frames(frames)) }
     }
@@ -236,6 +242,7 @@ impl Opening {
         let (from, generation) = (progress.at.at, progress.generation);
         let expires_at = holder.expires_at().saturating_add(LEEWAY_S);
         let id = holder.id;
+        session.sessions.inspector().note(|ledger| ledger.settled(id.0, from));
         move |seat| Register { id, grants, seat, from, generation, until_done, expires_at, holder, edition }
     }
 

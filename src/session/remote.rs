@@ -27,6 +27,8 @@ use crate::session::Requested;
 use crate::session::Resume;
 use crate::session::Sessions;
 use crate::session::Wish;
+use crate::session::inspect::Asked;
+use crate::session::inspect::Told;
 use crate::session::names::requested;
 
 /// How long other nodes may take to edit their streams.
@@ -64,18 +66,20 @@ pub fn is_session_name(text: &str) -> bool {
 
 /// What nodes ask each other.
 #[derive(Debug, Serialize, Deserialize)]
-enum Question {
+pub(super) enum Question {
     /// To edit a stream.
     Patch(Patch),
     /// To end a poll: another one of the same name has begun.
     Supersede { user: String, session: String },
     /// The number of a stream.
     Find { user: String, session: String },
+    /// What an operator wants to know.
+    Inspect(Asked),
 }
 
 /// An edit as nodes tell it each other.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Patch {
+pub(super) struct Patch {
     user: String,
     connection: Option<u64>,
     session: Option<String>,
@@ -94,11 +98,12 @@ struct Renewed {
 
 /// What a node answers: nothing, or what became of it.
 #[derive(Debug, Serialize, Deserialize)]
-enum Outcome {
+pub(super) enum Outcome {
     NotHere,
     Edited(String),
     Refused { status: u16 },
     Found(u64),
+    Told(Told),
 }
 
 impl Sessions {
@@ -151,7 +156,7 @@ impl Sessions {
             match answer {
                 Outcome::Edited(answer) => found = found.or(Some(answer)),
                 Outcome::Refused { status } => refused = Some(status),
-                Outcome::NotHere | Outcome::Found(_) => {}
+                Outcome::NotHere | Outcome::Found(_) | Outcome::Told(_) => {}
             }
         }
         match (found, refused) {
@@ -273,6 +278,10 @@ impl Sessions {
                 let live = lives.into_iter().find(|live| live.session.as_deref() == Some(&session));
                 live.map_or(Outcome::NotHere, |live| Outcome::Found(live.id.0))
             }
+            Ok(Question::Inspect(asked)) => match self.tell_node(asked).await {
+                Some(told) => Outcome::Told(told),
+                None => return,
+            },
             Err(_) => return,
         };
         // Whoever asked may have given up.

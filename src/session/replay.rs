@@ -79,10 +79,11 @@ impl Session {
         Progress { channels, at, generation, untouched, said: HashMap::new(), is_ready: false, log_page: LOG_PAGE }
     }
 
-    pub(super) fn reset(&self, channels: &[Channel]) -> Option<Frame> {
+    pub(super) fn reset(&self, progress: &Progress) -> Option<Frame> {
         let Verdict::Reset(reason) = self.begun().verdict else { return None };
+        self.sessions.inspector().note(|ledger| ledger.reset(self.live.id.0, reason.as_str(), progress.at.at));
         self.sessions.metrics.resumes.with_label_values(&["reset"]).inc();
-        let names: Vec<String> = channels.iter().map(|channel| format!("\"{channel}\"")).collect();
+        let names: Vec<String> = progress.channels.iter().map(|channel| format!("\"{channel}\"")).collect();
         let now = clock::rfc3339(clock::now_us());
         let (names, reason) = (names.join(","), reason.as_str());
         let data = format!("{{\"channels\":[{names}],\"reason\":\"{reason}\",\"timestamp\":\"{now}\"}}");

@@ -224,6 +224,7 @@ impl Sessions {
             Reviewed::Lost { leave, end } => {
                 let gone = self.gone(&leave).await;
                 let reason = |channel: &Channel| if gone.contains(channel) { "gone" } else { "revoked" };
+                self.note_edit(live, &leave, reason, &[]);
                 let say = leave.iter().map(|channel| edit::unsubscribed(channel, reason(channel))).collect();
                 let all_gone = leave.iter().all(|channel| gone.contains(channel));
                 let end = end.map(|reason| match reason {

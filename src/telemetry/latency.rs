@@ -66,6 +66,16 @@ impl Latencies {
     }
 }
 
+impl Latencies {
+    /// How many there were, and how long they took together, in seconds.
+    #[must_use]
+    pub fn total(&self) -> (u64, f64) {
+        let counted = self.0.values.iter().flat_map(|value| &value.counts).map(|count| count.load(Ordering::Relaxed));
+        let us = self.0.values.iter().map(|value| value.sum_us.load(Ordering::Relaxed)).sum();
+        (counted.sum(), Duration::from_micros(us).as_secs_f64())
+    }
+}
+
 impl Series {
     fn metric(&self, value: &Value) -> Metric {
         let mut seen = 0;

@@ -64,6 +64,8 @@ pub struct MetricSet {
     pub tls_handshakes: IntCounterVec,
     pub tls_reloads: IntCounterVec,
     pub tls_certificate_ends: IntGauge,
+    pub inspector_lives: IntGauge,
+    pub inspector_forgotten: IntCounterVec,
 }
 
 /// Values of the label `channel`, in the order of `event::Kind`.
@@ -88,6 +90,10 @@ impl Maker {
         self.add(IntCounter::new(name, help))
     }
 
+    fn histogram(&self, name: &str, help: &str) -> Histogram {
+        self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS.to_vec())))
+    }
+
     fn gauge(&self, name: &str, help: &str) -> IntGauge {
         self.add(IntGauge::new(name, help))
     }
@@ -106,13 +112,6 @@ impl Metrics {
         let make = Maker(Registry::new());
         let process = prometheus::process_collector::ProcessCollector::for_self();
         make.0.register(Box::new(process)).expect("a fresh registry has no process metrics");
-        let lag = HistogramOpts::new("realtime_ingest_lag_seconds", "From hearing an update to having it in the log")
-            .buckets(LATENCY_BUCKETS.to_vec());
-        let revocation = HistogramOpts::new(
-            "realtime_revocation_seconds",
-            "From hearing that rights have changed to taking away what of open streams they allowed",
-        )
-        .buckets(LATENCY_BUCKETS.to_vec());
         Self(Arc::new(MetricSet {
             connections: make.counters(
                 "realtime_connections_total",
@@ -145,8 +144,11 @@ impl Metrics {
             resumes: make.counters("realtime_resumes_total", "Verdicts on cursors", &["verdict"]),
             broker_up: make.gauge("realtime_broker_up", "Whether the last probe came back"),
             broker_restarts: make.counters("realtime_broker_restarts_total", "Connections made anew", &["part"]),
-            ingest_lag: make.add(Histogram::with_opts(lag)),
-            revocation: make.add(Histogram::with_opts(revocation)),
+            ingest_lag: make.histogram("realtime_ingest_lag_seconds", "From hearing an update to having it in the log"),
+            revocation: make.histogram(
+                "realtime_revocation_seconds",
+                "From hearing that rights have changed to taking away what of open streams they allowed",
+            ),
             presence_updates: make.counter("realtime_presence_updates_total", "What people said of themselves"),
             cursor_updates: make.counter("realtime_cursor_updates_total", "The same, with a cursor"),
             presence_rooms: make.gauge("realtime_presence_rooms", "Documents at which somebody of this node is"),
@@ -169,6 +171,12 @@ impl Metrics {
             tls_reloads: make.counters("realtime_tls_reloads_total", "Changed certificates by outcome", &["outcome"]),
             tls_certificate_ends: make
                 .gauge("realtime_tls_certificate_expiry_timestamp_seconds", "When the certificate in use ends"),
+            inspector_lives: make.gauge("realtime_inspector_lives", "Streams that the inspector remembers"),
+            inspector_forgotten: make.counters(
+                "realtime_inspector_forgotten_total",
+                "Streams that the inspector does not remember, or not any more",
+                &["state"],
+            ),
             registry: make.0,
         }))
     }

@@ -69,12 +69,14 @@ struct Answer<'a> {
 pub async fn answer(session: Session, asked: Option<String>, wait: Duration) -> Result<String, ApiError> {
     let (verdicts, denied) = session.verdicts();
     let (at_once, mark) = (!session.is_resumed(), session.mark());
+    let polled = session.polled();
     let (rooms, seen) = (session.rooms(), asked.as_deref().and_then(|asked| RoomsMark::split(asked).1));
     let outputs = pin!(session.into_stream(Transport::Poll, CancellationToken::new()));
     let mut gathered = gather(outputs, (&rooms, seen), at_once, wait).await?;
     if gathered.superseded {
         gathered = Gathered { cursor: None, ..Gathered::default() };
     }
+    polled.told(gathered.cursor.as_deref());
     let rooms = gathered.put_states(&rooms, seen);
     let raw = |json: String| RawValue::from_string(json).map_err(|_| ApiError::internal());
     let (verdicts, denied) = (raw(verdicts)?, raw(denied)?);

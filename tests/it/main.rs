@@ -27,6 +27,7 @@ mod hop;
 mod hostile;
 mod http2;
 mod http2_abuse;
+mod inspect;
 mod limits;
 mod places;
 mod poll;

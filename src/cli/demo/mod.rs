@@ -30,6 +30,8 @@ use crate::telemetry;
 
 /// Ports that are tried after the wished one.
 const PORTS_TRIED: u16 = 50;
+/// The port of the metrics and the inspector; the next free one is taken when it is busy.
+const METRICS_PORT: u16 = 9090;
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -52,9 +54,10 @@ pub(super) async fn run(options: Options) -> Result<(), Failure> {
     if port != options.port {
         println!("Port {} is busy, so this is port {port}.", options.port);
     }
+    let (metrics, metrics_port) = free_port(METRICS_PORT)?;
     let base = format!("http://127.0.0.1:{port}");
     let demo = Arc::new(routes::Demo::new(&config, &base, &key));
-    let app = App::start(config, Listeners { public, metrics: None }, routes::routes(&demo)).await?;
+    let app = App::start(config, Listeners { public, metrics: Some(metrics) }, routes::routes(&demo)).await?;
     sample::fill(&app.shared.sessions.store).await.map_err(|error| Failure::unavailable(error.advice()))?;
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     if !options.quiet {
@@ -67,7 +70,7 @@ pub(super) async fn run(options: Options) -> Result<(), Failure> {
         }
     }
     tasks.close();
-    welcome(&base, &demo);
+    welcome(&base, metrics_port, &demo);
     let done = serve::until_signal(app).await;
     stop.cancel();
     tasks.wait().await;
@@ -78,7 +81,7 @@ fn config(options: &Options, key: &str) -> Result<Config, Failure> {
     let mut config = Config::defaults();
     config.bind = IpAddr::V4(Ipv4Addr::LOCALHOST);
     config.realtime_port = options.port;
-    config.metrics_port = 0;
+    config.inspector = true;
     config.data_dir.clone_from(&options.data_dir);
     let mut secret = [0_u8; 32];
     getrandom::fill(&mut secret).map_err(|error| Failure::unavailable(format!("no random numbers: {error}")))?;
@@ -107,10 +110,11 @@ fn free_port(wished: u16) -> Result<(TcpListener, u16), Failure> {
     Err(Failure::unavailable(format!("no free port from {wished} on: {cause}; choose one with --port")))
 }
 
-fn welcome(base: &str, demo: &routes::Demo) {
+fn welcome(base: &str, metrics_port: u16, demo: &routes::Demo) {
     println!("\n  Tidings is running. Open  {base}/\n");
     println!("  Say something from a shell, and see it on the page:\n");
     println!("    {}\n", demo.example_publish());
     println!("    {}\n", demo.example_curl());
+    println!("  Who is connected, and why somebody did not get an event:  http://127.0.0.1:{metrics_port}/inspect\n");
     println!("  Stop with Ctrl-C.\n");
 }

@@ -39,6 +39,7 @@ use crate::hub::tests::event;
 use crate::hub::wire::Key;
 use crate::hub::wire::Port;
 use crate::hub::wire::Socket;
+use crate::inspect::Inspector;
 use crate::telemetry::Metrics;
 
 pub(super) const GONE: Seen = Seen { broken: false, read_closed: true, readable: true };
@@ -150,7 +151,7 @@ impl Bench {
     pub(super) fn with_states(events_max: usize, states: Arc<dyn States>) -> Self {
         let limits = WindowLimits { entries_max: 10_000, bytes_max: 1 << 30 };
         let window = Window::new(limits, Duration::from_secs(600));
-        let outbox = OutboxLimits { events_max, bytes_max: 1 << 20 };
+        let outbox = OutboxLimits { events_max, bytes_max: 1 << 20, told: false };
         let settings = LaneSettings {
             heartbeat: Duration::from_millis(100),
             ping: Duration::from_millis(200),
@@ -160,6 +161,7 @@ impl Bench {
             age_max: Duration::from_secs(64),
             outbox,
             states,
+            inspector: Inspector::default(),
         };
         let mut lane = Lane::new(settings, window.clone(), &Metrics::new(), Fakes);
         let generation = window.open(Epoch(1), (LogId::ZERO, Fingerprint(0)), Vec::new());

@@ -40,7 +40,7 @@ fn number(frame: &Frame) -> u64 {
 
 #[test]
 fn little_that_waits_is_kept_whole() {
-    let outbox = Outbox::new(OutboxLimits { events_max: 40, bytes_max: 1 << 20 });
+    let outbox = Outbox::new(OutboxLimits { events_max: 40, bytes_max: 1 << 20, told: false });
     for n in 0..9 {
         assert_eq!(outbox.push(frame(n, 1, Delivery::Latest, 10)), Pushed::Queued);
     }
@@ -50,7 +50,7 @@ fn little_that_waits_is_kept_whole() {
 
 #[test]
 fn a_client_that_lags_gets_the_newest_progress_and_every_durable_event() {
-    let outbox = Outbox::new(OutboxLimits { events_max: 16, bytes_max: 1 << 20 });
+    let outbox = Outbox::new(OutboxLimits { events_max: 16, bytes_max: 1 << 20, told: false });
     let mut conflated = 0;
     for n in 0..1000 {
         let delivery = if n % 100 == 0 { Delivery::Durable } else { Delivery::Latest };
@@ -69,7 +69,7 @@ fn a_client_that_lags_gets_the_newest_progress_and_every_durable_event() {
 
 #[test]
 fn a_durable_event_that_does_not_fit_ends_the_stream_and_frees_its_memory() {
-    let outbox = Outbox::new(OutboxLimits { events_max: 16, bytes_max: 1 << 20 });
+    let outbox = Outbox::new(OutboxLimits { events_max: 16, bytes_max: 1 << 20, told: false });
     let pushed: Vec<Pushed> = (0..18).map(|n| outbox.push(frame(n, 1, Delivery::Durable, 10))).collect();
     assert_eq!(&pushed[15..], [Pushed::Queued, Pushed::Overflow, Pushed::Closed]);
     assert!(outbox.is_empty());
@@ -78,7 +78,7 @@ fn a_durable_event_that_does_not_fit_ends_the_stream_and_frees_its_memory() {
 
 #[test]
 fn an_ephemeral_event_that_does_not_fit_is_dropped() {
-    let outbox = Outbox::new(OutboxLimits { events_max: 8, bytes_max: 1 << 20 });
+    let outbox = Outbox::new(OutboxLimits { events_max: 8, bytes_max: 1 << 20, told: false });
     for n in 0..8 {
         outbox.push(frame(n, 1, Delivery::Durable, 10));
     }
@@ -88,7 +88,7 @@ fn an_ephemeral_event_that_does_not_fit_is_dropped() {
 
 #[test]
 fn what_waits_is_sent_before_the_end() {
-    let outbox = Outbox::new(OutboxLimits { events_max: 8, bytes_max: 1 << 20 });
+    let outbox = Outbox::new(OutboxLimits { events_max: 8, bytes_max: 1 << 20, told: false });
     outbox.push(frame(1, 1, Delivery::Durable, 10));
     outbox.close(CloseReason::Done);
     assert_eq!(outbox.push(frame(2, 1, Delivery::Durable, 10)), Pushed::Closed);
@@ -99,7 +99,7 @@ fn what_waits_is_sent_before_the_end() {
 
 #[test]
 fn a_resync_forgets_what_waits_and_takes_nothing_until_it_is_seen() {
-    let outbox = Outbox::new(OutboxLimits { events_max: 8, bytes_max: 1 << 20 });
+    let outbox = Outbox::new(OutboxLimits { events_max: 8, bytes_max: 1 << 20, told: false });
     outbox.push(frame(1, 1, Delivery::Durable, 10));
     outbox.resync();
     assert_eq!(outbox.push(frame(2, 1, Delivery::Durable, 10)), Pushed::Closed);
@@ -115,7 +115,7 @@ proptest! {
         pushes in proptest::collection::vec((0u8..4, 0u8..3, 0usize..300, proptest::bool::weighted(0.1)), 1..300),
         events_max in 8usize..40,
     ) {
-        let limits = OutboxLimits { events_max, bytes_max: 4000 };
+        let limits = OutboxLimits { events_max, bytes_max: 4000, told: false };
         let outbox = Outbox::new(limits);
         let (mut durable, mut newest) = (VecDeque::new(), std::collections::HashMap::new());
         let (mut last, mut overflown) = (0, false);

@@ -48,7 +48,7 @@ impl Keeper<TcpStream> for Nobody {
 async fn a_lane_that_panics_is_noticed() {
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let limits = WindowLimits { entries_max: 10, bytes_max: 10_000 };
-    let outbox = OutboxLimits { events_max: 16, bytes_max: 1 << 20 };
+    let outbox = OutboxLimits { events_max: 16, bytes_max: 1 << 20, told: false };
     let settings = LaneSettings::new(Duration::from_secs(1), Duration::from_secs(30), outbox, Arc::new(()));
     let window = Window::new(limits, Duration::from_secs(600));
     let hub = Hub::start(2, &settings, window, &Metrics::new(), &tasks, &stop).unwrap();
