@@ -167,6 +167,10 @@ fn environment(
         ("JWT_SECRET", tokens::SECRET.to_owned()),
         ("API_KEYS", API_KEY.to_owned()),
         ("MAX_CONNECTIONS", "1000000".to_owned()),
+        // All streams come from one address, and many are of one user.
+        ("RATE_LIMIT_CONNECTIONS_PER_IP", "0".to_owned()),
+        ("RATE_LIMIT_CONNECTIONS_PER_USER", "0".to_owned()),
+        ("ADMISSION_PER_SECOND", "0".to_owned()),
         ("LOG_FORMAT", "json".to_owned()),
     ]
     .map(|(name, value)| (name.to_owned(), value))

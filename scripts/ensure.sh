@@ -9,6 +9,7 @@ missing() {
   command -v redis-server >/dev/null || echo redis-server
   ./find.sh postgres >/dev/null || echo postgresql
   ./find.sh chromium >/dev/null || echo chromium
+  command -v nginx >/dev/null || [[ -x /usr/sbin/nginx ]] || echo nginx
   # `ensurepip` is what Debian splits off into python3-venv.
   python3 -c 'import venv, ensurepip, sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || echo python3-venv
   node -e 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)' 2>/dev/null || echo nodejs

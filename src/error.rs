@@ -114,13 +114,33 @@ impl ApiError {
     /// 429: too much; the same passes after so long.
     #[must_use]
     pub fn rate_limited(wait: Duration) -> Self {
+        let mut error = Self::too_many("rate");
+        error.retry_in(wait);
+        error
+    }
+
+    fn retry_in(&mut self, wait: Duration) {
         // Rounded up: a client that comes back on the second must not be early.
         let ms = wait.as_nanos().div_ceil(1_000_000).max(1);
         let ms = u32::try_from(ms).unwrap_or(u32::MAX);
+        self.retry_after_s = Some(ms.div_ceil(1000));
+        self.retry_after_ms = Some(ms);
+    }
+
+    /// 429: as much is there as is allowed, of whatever the reason names; it has to become less first.
+    #[must_use]
+    pub const fn too_many(reason: &'static str) -> Self {
         let mut error = Self::new(429, Code::RateLimitExceeded, "This is more than is allowed at a time.");
-        error.reason = Some("rate");
-        error.retry_after_s = Some(ms.div_ceil(1000));
-        error.retry_after_ms = Some(ms);
+        error.reason = Some(reason);
+        error.retry_after_s = Some(10);
+        error
+    }
+
+    /// 503: too much comes at the same time; there will be room after so long.
+    #[must_use]
+    pub fn overloaded(wait: Duration) -> Self {
+        let mut error = Self::unavailable("overloaded");
+        error.retry_in(wait);
         error
     }
 

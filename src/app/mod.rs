@@ -4,8 +4,7 @@ mod line;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::AtomicU8;
 use std::time::Duration;
 
 use axum::Router;
@@ -28,6 +27,7 @@ use crate::http;
 use crate::http::AppState;
 use crate::http::ListenerLimits;
 use crate::http::Loaded;
+use crate::http::Phase;
 use crate::http::Signals;
 use crate::http::Tls;
 use crate::hub::Hub;
@@ -38,6 +38,8 @@ use crate::ingest;
 use crate::ingest::Ingest;
 use crate::ingest::Members;
 use crate::jobs::TerminalStatuses;
+use crate::limits::Admission;
+use crate::limits::Connections;
 use crate::limits::RateLimits;
 use crate::presence::Presence;
 use crate::presence::PresenceSettings;
@@ -48,8 +50,6 @@ use crate::store::Store;
 use crate::store::StoreError;
 use crate::telemetry::Metrics;
 
-/// Connections beyond the streams: requests, probes, and room to answer that there is no room.
-const SPARE_CONNECTIONS: usize = 1000;
 /// Announcements of the database that may wait.
 const NOTICES_MAX: usize = 1024;
 /// What rooms have to tell that may wait for the lanes.
@@ -89,7 +89,7 @@ pub struct App {
     tasks: TaskTracker,
     /// Connections end with the answer that is under way.
     leave: CancellationToken,
-    stop_listening: CancellationToken,
+    halt: CancellationToken,
     stop: CancellationToken,
 }
 
@@ -135,7 +135,7 @@ impl App {
         let store = Store::open(&config, &metrics).await.map_err(|error| unreachable_store(&error))?;
         let terminal = TerminalStatuses::new(config.terminal_statuses.clone());
         let broker = Broker::connect(&config, &terminal, &metrics).await?;
-        let (tasks, stop, stop_listening) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
+        let (tasks, stop, halt) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
         let window = Window::new(broker::window_limits(&config), config.log_retention);
         let outbox = OutboxLimits { events_max: config.outbox_events_max, bytes_max: config.outbox_bytes_max };
         let (told, moves) = mpsc::channel(TOLD_MAX);
@@ -143,7 +143,7 @@ impl App {
         let presence = Presence::new(broker.rosters(config.presence_idle), lasts, told, &metrics, &tasks, &stop);
         let states = Arc::new(RoomStates(presence.clone()));
         let lane = LaneSettings::new(config.heartbeat_interval, Duration::from_secs(LEEWAY_S), outbox, states);
-        let lane = LaneSettings { ping: config.hooks.ping, ..lane };
+        let lane = LaneSettings { ping: config.hooks.ping, age_max: config.stream_age_max, ..lane };
         let hub = Hub::start(lanes(&config), &lane, window, &metrics, &tasks, &stop)
             .map_err(|error| StartError::Unavailable(format!("can't start: {error}; raise the limit of open files")))?;
         let seeds = ingest::Seeds::default();
@@ -162,20 +162,24 @@ impl App {
         let authenticator = Authenticator::new(verifier, users, broker.tickets(), &config, &metrics);
         let sessions = Arc::new(Sessions::new((hub, broker, store), authorizer, presence, terminal, &config, &metrics));
         let limits = RateLimits::new(&config);
+        let (connections, admission) = (Connections::new(&config), Admission::new(config.admission_per_second));
         let shared = Arc::new(http::Shared {
             sessions,
             ingest,
             authenticator,
             limits,
+            connections,
+            admission,
             members,
             metrics,
             config,
             started: Instant::now(),
-            draining: AtomicBool::new(false),
+            phase: AtomicU8::new(Phase::Serving as u8),
+            document: http::openapi(),
         });
         maintain(&shared, &tasks, &stop);
         let tls = tls.map(|(tls, loaded)| keep_fresh(tls, loaded, &tasks, &stop));
-        Ok(Self::listen(shared, (listeners, tls), extra, tasks, stop_listening, stop))
+        Ok(Self::listen(shared, (listeners, tls), extra, tasks, halt, stop))
     }
 
     fn listen(
@@ -183,11 +187,13 @@ impl App {
         (listeners, tls): (Listeners, Option<Tls>),
         extra: Router<AppState>,
         tasks: TaskTracker,
-        stop_listening: CancellationToken,
+        halt: CancellationToken,
         stop: CancellationToken,
     ) -> Self {
         let limits = ListenerLimits {
-            connections_max: shared.config.max_connections + SPARE_CONNECTIONS,
+            connections: shared.connections.clone(),
+            head_bytes_max: shared.config.head_bytes_max,
+            metrics: shared.metrics.clone(),
             head_timeout: shared.config.first_byte_timeout,
             takeover: shared.config.sse_takeover,
             ping: shared.config.hooks.ping,
@@ -199,36 +205,60 @@ impl App {
         let metrics_address = listeners.metrics.as_ref().map(local);
         let public = http::router(&shared, extra);
         let leave = CancellationToken::new();
-        let signals = Signals { leave: leave.clone(), stop: stop_listening.clone() };
-        let owned = (limits.clone(), shared.metrics.clone(), tasks.clone());
+        let signals = Signals { leave: leave.clone(), stop: halt.clone() };
+        let owned = (limits.clone(), tasks.clone());
         tasks.spawn(http::serve(listeners.public, public, owned, signals));
         if let Some(listener) = listeners.metrics {
             let router = http::metrics_router(&shared);
             // Metrics stay readable until the very end.
             let signals = Signals { leave: stop.clone(), stop: stop.clone() };
-            let limits = ListenerLimits { tls: None, ..limits };
-            let owned = (limits, shared.metrics.clone(), tasks.clone());
+            // And however many connections the public port has.
+            let limits = ListenerLimits { tls: None, connections: Connections::new(&shared.config), ..limits };
+            let owned = (limits, tasks.clone());
             tasks.spawn(http::serve(listener, router, owned, signals));
         }
-        Self { shared, address, metrics_address, tasks, leave, stop_listening, stop }
+        Self { shared, address, metrics_address, tasks, leave, halt, stop }
     }
 
-    /// Leaves in order: not ready, streams end in their slots, listeners close, the rest stops.
+    /// Leaves in order: not ready; after the notice streams end in their slots; listeners close, the rest stops.
     pub async fn drain(&self) {
-        self.shared.draining.store(true, Ordering::Release);
+        let (shared, config) = (&self.shared, &self.shared.config);
+        shared.enter(Phase::Leaving);
+        tokio::time::sleep(config.drain_notice).await;
+        shared.enter(Phase::Draining);
         self.leave.cancel();
-        let within = self.shared.config.drain;
-        self.shared.sessions.hub.drain(within * 4 / 5).await;
-        let deadline = Instant::now() + within;
-        while self.shared.sessions.lives.count() > 0 && Instant::now() < deadline {
+        let deadline = Instant::now() + config.drain;
+        shared.sessions.hub.drain(self.slots()).await;
+        while shared.sessions.lives.count() > 0 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        let left = shared.sessions.lives.count();
+        tracing::info!(streams = left, "streams were asked to come back elsewhere; what is left is told to at once");
         self.stop().await;
+    }
+
+    /// How long the streams' slots are spread over: so that they come back no faster than they can be taken in.
+    fn slots(&self) -> Duration {
+        let (streams, rate) = (self.shared.sessions.lives.count(), self.shared.sessions.pace.sustained());
+        let wanted = Duration::from_secs_f64(streams as f64 / f64::from(rate));
+        let within = wanted.min(self.shared.config.drain * 4 / 5);
+        if within < wanted {
+            let wanted_ms = u64::try_from(wanted.as_millis()).unwrap_or(u64::MAX);
+            tracing::warn!(
+                streams,
+                wanted_ms,
+                "DRAIN_MS is too short for so many streams: they come back faster than they are known to be taken in"
+            );
+        }
+        let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(streams, within_ms, "streams are asked to come back elsewhere");
+        within
     }
 
     /// Stops at once; open streams are told `shutdown`.
     pub async fn stop(&self) {
-        self.stop_listening.cancel();
+        self.leave.cancel();
+        self.halt.cancel();
         self.stop.cancel();
         self.tasks.close();
         if tokio::time::timeout(STOP_PATIENCE, self.tasks.wait()).await.is_err() {
@@ -239,7 +269,8 @@ impl App {
 
     /// Ends as if the process was killed: no stream is told anything, nothing is flushed. For tests.
     pub fn abandon(self) {
-        self.stop_listening.cancel();
+        self.leave.cancel();
+        self.halt.cancel();
         self.stop.cancel();
     }
 }

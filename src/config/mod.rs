@@ -1,6 +1,9 @@
 //! One validated value that holds every setting. Only this module reads the environment.
 
+mod check;
+mod networks;
 mod origin;
+mod overlay;
 #[cfg(test)]
 mod tests;
 
@@ -12,16 +15,13 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+pub use networks::Networks;
 pub use origin::Origin;
 
 /// The commented defaults, compiled in so that they can't drift from the documentation.
 const DEFAULTS: &str = include_str!("config.default.toml");
 /// The variable that names the optional file.
 const FILE_VARIABLE: &str = "TIDINGS_CONFIG";
-/// Shortest accepted HS256 secret: RFC 7518 §3.2 asks for at least the hash's own size.
-const SECRET_BYTES_MIN: usize = 32;
-/// Highest rate of a limit: a token every microsecond.
-const RATE_MAX: u32 = 1_000_000;
 
 /// A text that must never be printed.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
@@ -95,6 +95,13 @@ pub struct Config {
     #[serde(rename = "heartbeat_interval_ms", deserialize_with = "millis")]
     pub heartbeat_interval: Duration,
     pub max_connections: usize,
+    pub trusted_proxies: Vec<String>,
+    pub rate_limit_connections_per_ip: u32,
+    pub rate_limit_connections_per_user: u32,
+    pub rate_limit_failures_per_ip: u32,
+    pub admission_per_second: u32,
+    #[serde(rename = "stream_age_max_ms", deserialize_with = "millis")]
+    pub stream_age_max: Duration,
     pub rate_limit_messages_per_second: u32,
     pub rate_limit_api_key_per_second: u32,
     pub lanes: usize,
@@ -106,6 +113,10 @@ pub struct Config {
     pub first_byte_timeout: Duration,
     #[serde(rename = "body_timeout_ms", deserialize_with = "millis")]
     pub body_timeout: Duration,
+    pub head_bytes_max: usize,
+    pub body_bytes_max: usize,
+    #[serde(rename = "drain_notice_ms", deserialize_with = "millis")]
+    pub drain_notice: Duration,
     #[serde(rename = "drain_ms", deserialize_with = "millis")]
     pub drain: Duration,
     pub log_level: String,
@@ -183,17 +194,19 @@ impl Config {
         let mut table: toml::Table = DEFAULTS.parse().map_err(|e| InvalidConfig(vec![format!("defaults: {e}")]))?;
         let defaults = table.clone();
         if let Some((name, text)) = file {
-            overlay_file(&mut table, &defaults, name, text, &mut mistakes);
+            overlay::file(&mut table, &defaults, name, text, &mut mistakes);
         }
-        overlay_variables(&mut table, &defaults, variables, &mut mistakes);
+        overlay::variables(&mut table, &defaults, variables, &mut mistakes);
         if !mistakes.is_empty() {
             return Err(InvalidConfig(mistakes));
         }
         let shown = show(&table);
         let mut config: Self = table.try_into().map_err(|e| InvalidConfig(vec![format!("{e}")]))?;
         config.shown = shown;
+        if !config.frontend_origin.is_empty() {
+            config.cors_origins.push(config.frontend_origin.clone());
+        }
         config.check(&mut mistakes);
-        config.check_tls(&mut mistakes);
         if mistakes.is_empty() { Ok(config) } else { Err(InvalidConfig(mistakes)) }
     }
 
@@ -208,84 +221,6 @@ impl Config {
     pub fn has_key(&self) -> bool {
         !self.jwt_secret.expose().is_empty() || !self.jwt_key_file.is_empty() || !self.jwks_url.is_empty()
     }
-
-    fn check_tls(&self, mistakes: &mut Vec<String>) {
-        if self.tls_cert_file.is_empty() != self.tls_key_file.is_empty() {
-            mistakes.push("TLS_CERT_FILE, TLS_KEY_FILE: both or neither".to_owned());
-        }
-    }
-
-    fn check(&mut self, mistakes: &mut Vec<String>) {
-        let mut wrong = |bad: bool, text: &str| {
-            if bad {
-                mistakes.push(text.to_owned());
-            }
-        };
-        let secret = self.jwt_secret.expose().len();
-        let weak = "JWT_SECRET: shorter than 32 bytes; make one with `openssl rand -base64 48`";
-        wrong(secret > 0 && secret < SECRET_BYTES_MIN, weak);
-        let redis = self.redis_url.expose();
-        let redis_good =
-            ["", "redis://", "rediss://"].iter().any(|p| redis.starts_with(p) && (!p.is_empty() || redis.is_empty()));
-        wrong(!redis_good, "REDIS_URL: must look like redis://host:6379 or rediss://host:6379");
-        let database = self.database_url.expose();
-        let database_good =
-            database.is_empty() || database.starts_with("postgres://") || database.starts_with("postgresql://");
-        wrong(!database_good, "DATABASE_URL: must look like postgres://user:password@host:5432/name");
-        wrong(!is_word(&self.database_schema), "DATABASE_SCHEMA: letters, digits and _ only");
-        wrong(!is_word(&self.redis_prefix.replace([':', '-'], "_")), "REDIS_PREFIX: letters, digits, _ - and : only");
-        wrong(self.jwks_url.contains(char::is_whitespace), "JWKS_URL: not a URL");
-        let jwks_good =
-            self.jwks_url.is_empty() || self.jwks_url.starts_with("https://") || self.jwks_url.starts_with("http://");
-        wrong(!jwks_good, "JWKS_URL: must start with https:// (or http:// inside a cluster)");
-        wrong(self.heartbeat_interval < Duration::from_millis(50), "HEARTBEAT_INTERVAL: at least 50 ms");
-        wrong(
-            self.heartbeat_interval > Duration::from_secs(15),
-            "HEARTBEAT_INTERVAL: at most 15 s, or proxies cut quiet streams",
-        );
-        wrong(self.outbox_events_max < 8, "OUTBOX_EVENTS_MAX: at least 8");
-        wrong(self.outbox_bytes_max < 128 * 1024, "OUTBOX_BYTES_MAX: at least 131072, so that the largest event fits");
-        wrong(!(1..=1000).contains(&self.channels_max), "CHANNELS_MAX: 1 to 1000");
-        wrong(self.grant_stale_max < self.grant_max_age, "GRANT_STALE_MAX_MS: not below GRANT_MAX_AGE_MS");
-        let minute = Duration::from_secs(60);
-        let between = |value: Duration, from: Duration, to: Duration| (from..=to).contains(&value);
-        wrong(
-            !between(self.log_retention, Duration::from_secs(1), minute * 60 * 24 * 7),
-            "LOG_RETENTION_MS: 1 s to 7 days",
-        );
-        wrong(self.log_entries_max < 1000, "LOG_ENTRIES_MAX: at least 1000");
-        wrong(self.window_entries_max < 1000, "WINDOW_ENTRIES_MAX: at least 1000");
-        wrong(self.window_bytes_max < 1 << 20, "WINDOW_BYTES_MAX: at least 1048576");
-        wrong(
-            !between(self.first_byte_timeout, Duration::from_millis(100), minute),
-            "FIRST_BYTE_TIMEOUT_MS: 100 ms to 60 s",
-        );
-        wrong(
-            !between(self.body_timeout, Duration::from_millis(100), minute * 10),
-            "BODY_TIMEOUT_MS: 100 ms to 10 min",
-        );
-        wrong(self.drain > minute * 60, "DRAIN_MS: at most 1 h");
-        wrong(self.grant_stale_max > minute * 60, "GRANT_STALE_MAX_MS: at most 1 h");
-        wrong(self.max_connections == 0, "MAX_CONNECTIONS: at least 1");
-        wrong(self.lanes > 64, "LANES: at most 64; 0 is one for each core");
-        wrong(self.job_updates_channel.is_empty(), "JOB_UPDATES_CHANNEL: must not be empty");
-        let events = &self.channel_events_channel;
-        wrong(events.is_empty(), "CHANNEL_EVENTS_CHANNEL: must not be empty");
-        wrong(*events == self.job_updates_channel, "CHANNEL_EVENTS_CHANNEL: another name than JOB_UPDATES_CHANNEL");
-        let rate_max = self.rate_limit_messages_per_second.max(self.rate_limit_api_key_per_second);
-        wrong(rate_max > RATE_MAX, "RATE_LIMIT_…_PER_SECOND: at most 1000000; 0 is no limit");
-        let weak_key = |key: &Secret| key.expose().len() < 16 || !key.expose().bytes().all(|b| b.is_ascii_graphic());
-        wrong(self.api_keys.iter().any(weak_key), "API_KEYS: each at least 16 characters, without spaces");
-        let statuses = self.terminal_statuses.iter();
-        wrong(statuses.clone().any(|s| !is_status(s)), "TERMINAL_STATUSES: each [a-z][a-z0-9_-]{0,31}");
-        if !self.frontend_origin.is_empty() {
-            self.cors_origins.push(self.frontend_origin.clone());
-        }
-        for origin in &self.cors_origins {
-            let text = "CORS_ORIGINS: each an exact origin such as https://app.example.com; * is refused, because answers carry credentials";
-            wrong(Origin::parse(origin).is_none(), text);
-        }
-    }
 }
 
 fn show(table: &toml::Table) -> String {
@@ -296,76 +231,4 @@ fn show(table: &toml::Table) -> String {
         if hidden { format!("{key} = \"…\"\n") } else { format!("{key} = {value}\n") }
     };
     table.iter().map(line).collect()
-}
-
-/// The grammar of a status, for the settings.
-fn is_status(text: &str) -> bool {
-    let tail = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'_' || *b == b'-';
-    text.len() <= 32 && text.as_bytes().first().is_some_and(u8::is_ascii_lowercase) && text.as_bytes().iter().all(tail)
-}
-
-fn is_word(text: &str) -> bool {
-    let first = text.as_bytes().first().is_some_and(|b| b.is_ascii_alphabetic() || *b == b'_');
-    first && text.len() <= 63 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-}
-
-fn overlay_file(table: &mut toml::Table, defaults: &toml::Table, name: &str, text: &str, mistakes: &mut Vec<String>) {
-    match text.parse::<toml::Table>() {
-        Err(e) => mistakes.push(format!("{name}: {}", e.to_string().replace('\n', " "))),
-        Ok(file) => {
-            for (key, value) in file {
-                match defaults.get(&key) {
-                    None => mistakes.push(format!("{name}: `{key}`: no such setting")),
-                    Some(default) if default.type_str() != value.type_str() => {
-                        let (want, got) = (default.type_str(), value.type_str());
-                        mistakes.push(format!("{name}: `{key}`: expected {want}, found {got}"));
-                    }
-                    Some(_) => drop(table.insert(key, value)),
-                }
-            }
-        }
-    }
-}
-
-fn overlay_variables(
-    table: &mut toml::Table,
-    defaults: &toml::Table,
-    variables: &BTreeMap<String, String>,
-    mistakes: &mut Vec<String>,
-) {
-    for (key, default) in defaults {
-        let name = key.to_uppercase();
-        // The owner's documents say HEARTBEAT_INTERVAL, in milliseconds; the unit is part of our name.
-        let short = name.strip_suffix("_MS").map(str::to_owned);
-        let given = variables.get(&name).or_else(|| short.and_then(|short| variables.get(&short)));
-        let Some(text) = given else { continue };
-        match typed(text.trim(), default) {
-            Ok(value) => drop(table.insert(key.clone(), value)),
-            Err(want) => mistakes.push(format!("environment variable {name}: expected {want}")),
-        }
-    }
-}
-
-fn typed(text: &str, default: &toml::Value) -> Result<toml::Value, &'static str> {
-    match default {
-        toml::Value::Boolean(_) => match text {
-            "true" | "1" | "yes" | "on" => Ok(true.into()),
-            "false" | "0" | "no" | "off" | "" => Ok(false.into()),
-            _ => Err("true or false"),
-        },
-        toml::Value::Integer(_) => number(text).map(Into::into).ok_or("a whole number, or a duration such as 15s"),
-        toml::Value::Array(_) => {
-            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-            Ok(toml::Value::Array(items.map(toml::Value::from).collect()))
-        }
-        _ => Ok(text.into()),
-    }
-}
-
-/// A whole number; `15s`, `10min` and `250ms` are milliseconds.
-fn number(text: &str) -> Option<i64> {
-    let units = [("ms", 1), ("min", 60_000), ("s", 1000), ("h", 3_600_000)];
-    let unit = units.iter().find_map(|(suffix, factor)| text.strip_suffix(suffix).map(|rest| (rest.trim(), *factor)));
-    let (digits, factor) = unit.unwrap_or((text, 1));
-    digits.parse::<i64>().ok().filter(|n| *n >= 0)?.checked_mul(factor)
 }

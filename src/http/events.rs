@@ -23,6 +23,8 @@ use crate::http::caller::InQuery;
 use crate::http::caller::SetCookie;
 use crate::http::caller::reader;
 use crate::http::caller::streamer;
+use crate::http::guard;
+use crate::limits::Place;
 use crate::session::Opened;
 use crate::session::Request;
 use crate::session::Requested;
@@ -115,10 +117,9 @@ async fn respond(
         Ok(wanted) => wanted,
         Err(error) => return error.into_response(),
     };
-    let opened = match wanted {
-        Wanted::Stream if is_full(shared) => Err(ApiError::unavailable("overloaded")),
-        _ if shared.is_draining() => Err(ApiError::unavailable("draining")),
-        _ => open_session(shared, uri, headers, set_cookie).await,
+    let opened = match admit(shared, extensions, headers, &wanted) {
+        Ok(place) => open_session(shared, uri, headers, place, set_cookie).await,
+        Err(error) => Err(error),
     };
     match (opened, wanted) {
         (Ok(Opened::NothingLeft), _) => StatusCode::NO_CONTENT.into_response(),
@@ -137,6 +138,30 @@ async fn respond(
     }
 }
 
+/// The place of a stream; who only asks what it would be needs none.
+fn admit(
+    shared: &AppState,
+    extensions: &Extensions,
+    headers: &HeaderMap,
+    wanted: &Wanted,
+) -> Result<Option<Place>, ApiError> {
+    if shared.is_draining() {
+        return Err(ApiError::unavailable("draining"));
+    }
+    match wanted {
+        Wanted::Stream => guard::admit(shared, extensions, headers, true).map(Some),
+        Wanted::DryRun => Ok(None),
+    }
+}
+
+/// A request that is refused before it is looked at any closer.
+pub(super) fn refuse_unread(error: &ApiError, path: &str, headers: &HeaderMap) -> Response<Body> {
+    match wanted(headers) {
+        Ok(wanted) if path == "/v1/events" => refuse(error, &wanted, headers),
+        _ => error.clone().into_response(),
+    }
+}
+
 /// A native `EventSource` gives up for good on any status but 200; clients that know us get the status.
 fn refuse(error: &ApiError, wanted: &Wanted, headers: &HeaderMap) -> Response<Body> {
     let native = !headers.contains_key("x-tidings-client");
@@ -147,21 +172,17 @@ fn refuse(error: &ApiError, wanted: &Wanted, headers: &HeaderMap) -> Response<Bo
     }
 }
 
-/// Whether this instance carries as many streams as it may.
-pub(super) fn is_full(shared: &AppState) -> bool {
-    shared.sessions.lives.count() >= shared.config.max_connections
-}
-
 async fn open_session(
     shared: &AppState,
     uri: &Uri,
     headers: &HeaderMap,
+    place: Option<Place>,
     set_cookie: &mut SetCookie,
 ) -> Result<Opened, ApiError> {
     let query = parse_query(uri)?;
     let principal = streamer(shared, uri, headers, query.credentials(), set_cookie).await?;
     let resume = resume(headers, query.last_event_id.as_deref())?;
-    open_query(shared, query, principal, Terms { resume, ..Terms::default() }).await
+    open_query(shared, query, principal, Terms { resume, place, ..Terms::default() }).await
 }
 
 /// The session of a WebSocket, which may begin without channels; `None`: nothing is left to be told.
@@ -170,13 +191,21 @@ pub(super) async fn open_socket(
     uri: &Uri,
     headers: &HeaderMap,
     protocols: &[&str],
+    place: Place,
     set_cookie: &mut SetCookie,
 ) -> Result<Option<Box<Session>>, ApiError> {
     let query = parse_query(uri)?;
     let credentials = InQuery { protocols, ..query.credentials() };
     let principal = streamer(shared, uri, headers, credentials, set_cookie).await?;
     let resume = resume(headers, query.last_event_id.as_deref())?;
-    match open_query(shared, query, principal, Terms { resume, may_be_empty: true, ..Terms::default() }).await? {
+    match open_query(
+        shared,
+        query,
+        principal,
+        Terms { resume, may_be_empty: true, place: Some(place), ..Terms::default() },
+    )
+    .await?
+    {
         Opened::Stream(session) => Ok(Some(session)),
         Opened::NothingLeft => Ok(None),
     }
@@ -188,13 +217,21 @@ pub(super) async fn open_poll(
     uri: &Uri,
     headers: &HeaderMap,
     cursor: Option<&str>,
+    place: Place,
     set_cookie: &mut SetCookie,
 ) -> Result<Option<Box<Session>>, ApiError> {
     let query = parse_query(uri)?;
     let principal = streamer(shared, uri, headers, query.credentials(), set_cookie).await?;
     let resume = resume(&HeaderMap::new(), cursor)?;
     let told = cursor.and_then(|cursor| ToldMark::split(cursor).1);
-    match open_query(shared, query, principal, Terms { resume, told, polls: true, may_be_empty: false }).await? {
+    match open_query(
+        shared,
+        query,
+        principal,
+        Terms { resume, told, polls: true, may_be_empty: false, place: Some(place) },
+    )
+    .await?
+    {
         Opened::Stream(session) => Ok(Some(session)),
         Opened::NothingLeft => Ok(None),
     }
@@ -207,10 +244,11 @@ struct Terms {
     may_be_empty: bool,
     polls: bool,
     told: Option<ToldMark>,
+    place: Option<Place>,
 }
 
 async fn open_query(shared: &AppState, query: Query, principal: Principal, terms: Terms) -> Result<Opened, ApiError> {
-    let Terms { resume, may_be_empty, polls, told } = terms;
+    let Terms { resume, may_be_empty, polls, told, place } = terms;
     let channels = wishes(&query.channels, &principal, shared.config.channels_max, may_be_empty)?;
     let until_done = match query.until.as_deref() {
         None => false,
@@ -223,7 +261,8 @@ async fn open_query(shared: &AppState, query: Query, principal: Principal, terms
         Some(_) => return Err(ApiError::invalid("observe")),
     };
     let session = query.session.map(session_name).transpose()?;
-    let request = Request { principal, channels, resume, until_done, session, may_be_empty, polls, observes, told };
+    let request =
+        Request { principal, channels, resume, until_done, session, may_be_empty, polls, observes, told, place };
     shared.sessions.open(request).await
 }
 

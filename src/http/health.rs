@@ -14,8 +14,8 @@ use crate::http::AppState;
 use crate::http::answer;
 use crate::session::Transport;
 
-/// Why an instance may be not ready.
-const REASONS: [&str; 3] = ["starting", "broker", "draining"];
+/// Why an instance that is not leaving may be not ready.
+const REASONS: [&str; 2] = ["starting", "broker"];
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -56,7 +56,7 @@ async fn checks(shared: &AppState) -> Vec<Check> {
 #[utoipa::path(get, path = "/health", responses((status = 200, description = "healthy or degraded, with a check for each dependency")))]
 pub(super) async fn health(State(shared): State<AppState>) -> Response<Body> {
     let checks = checks(&shared).await;
-    let healthy = checks.iter().all(|check| check.status == "healthy") && !shared.is_draining();
+    let healthy = checks.iter().all(|check| check.status == "healthy") && !shared.is_leaving();
     let health = Health {
         status: if healthy { "healthy" } else { "degraded" },
         checks,
@@ -74,9 +74,9 @@ pub(super) async fn live() -> Response<Body> {
     answer::json(StatusCode::OK, "{\"status\":\"live\"}".to_owned())
 }
 
-/// Why this instance is not ready, one of `REASONS`.
+/// Why this instance is not ready: `draining`, or one of `REASONS`.
 fn not_ready(shared: &AppState) -> Option<&'static str> {
-    if shared.is_draining() {
+    if shared.is_leaving() {
         Some("draining")
     } else if shared.sessions.hub.window().generation() == 0 {
         Some("starting")
@@ -136,6 +136,11 @@ pub(super) async fn metrics(State(shared): State<AppState>) -> Response<Body> {
     for reason in REASONS {
         shared.metrics.not_ready.with_label_values(&[reason]).set(i64::from(why == Some(reason)));
     }
+    let (sockets, silent) = shared.connections.sockets();
+    let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    shared.metrics.sockets.with_label_values(&["speaking"]).set(count(sockets.saturating_sub(silent)));
+    shared.metrics.sockets.with_label_values(&["silent"]).set(count(silent));
+    shared.metrics.draining.set(i64::from(shared.is_leaving()));
     let mut response = Response::new(Body::from(shared.metrics.render()));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);

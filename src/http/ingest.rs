@@ -356,13 +356,20 @@ pub(super) async fn read(
 
 /// The same, whatever it says that it is.
 pub(super) async fn read_whole(shared: &AppState, body: Body, bytes_max: usize) -> Result<bytes::Bytes, ApiError> {
-    let too_large = || ApiError::malformed(413, "The body is too large.");
+    let bytes_max = bytes_max.min(shared.config.body_bytes_max);
+    let too_large = || {
+        shared.metrics.reject("http", "body_too_large");
+        ApiError::malformed(413, "The body is too large.")
+    };
     if body.size_hint().lower() > bytes_max as u64 {
         return Err(too_large());
     }
     let whole = axum::body::to_bytes(body, bytes_max);
     let read = tokio::time::timeout(shared.config.body_timeout.max(Duration::from_millis(1)), whole).await;
-    let read = read.map_err(|_| ApiError::malformed(408, "The body did not arrive in time."))?;
+    let read = read.map_err(|_| {
+        shared.metrics.reject("http", "body_timeout");
+        ApiError::malformed(408, "The body did not arrive in time.")
+    })?;
     read.map_err(|error| {
         let limited =
             std::error::Error::source(&error).is_some_and(|source| source.to_string().contains("length limit"));

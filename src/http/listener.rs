@@ -25,8 +25,6 @@ use socket2::SockRef;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
@@ -39,6 +37,10 @@ use crate::http::takeover::Switch;
 use crate::http::takeover::Taken;
 use crate::http::takeover::Takeover;
 use crate::http::tls::Tls;
+use crate::limits::Connections;
+use crate::limits::Full;
+use crate::limits::Silent;
+use crate::limits::SocketPlace;
 use crate::telemetry::Metrics;
 use crate::transport::Uptake;
 use crate::transport::plain;
@@ -46,16 +48,18 @@ use crate::transport::plain::MayClaim;
 use crate::transport::plain::Surroundings;
 use crate::transport::ws;
 
-/// Longest request head, in bytes.
-const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// A peer that acknowledges nothing for so long is gone.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Bounds of one listener.
 #[derive(Debug, Clone)]
 pub struct ListenerLimits {
-    /// Connections at most.
-    pub connections_max: usize,
+    /// Connections at most, of each address and in all.
+    pub connections: Connections,
+    /// Longest request head, in bytes.
+    pub head_bytes_max: usize,
+    /// Where connections that were refused are counted.
+    pub metrics: Metrics,
     /// How long the first byte and each whole request head may take.
     pub head_timeout: Duration,
     /// Plain streams leave hyper and write to their sockets themselves.
@@ -85,9 +89,10 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// When connections are to end.
 #[derive(Debug, Clone)]
 pub struct Signals {
-    /// After the answer that is under way: a page that comes back must not find the instance that it was told to leave.
+    /// After the answer that is under way, and no more are accepted: a page that comes back must not find the instance that it
+    /// was told to leave.
     pub leave: CancellationToken,
-    /// No more are accepted.
+    /// At once.
     pub stop: CancellationToken,
 }
 
@@ -95,14 +100,14 @@ pub struct Signals {
 pub async fn serve(
     listener: TcpListener,
     router: Router,
-    (limits, metrics, tasks): (ListenerLimits, Metrics, TaskTracker),
+    (limits, tasks): (ListenerLimits, TaskTracker),
     signals: Signals,
 ) {
-    let slots = Arc::new(Semaphore::new(limits.connections_max));
     let around = Arc::new(Surroundings { tasks: tasks.clone(), stop: signals.stop.clone(), ping: limits.ping });
     loop {
         let accepted = tokio::select! {
-            () = signals.stop.cancelled() => return,
+            // Refused by the kernel, a proxy asks the next instance at once; an answer would have to send each client away.
+            () = signals.leave.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         let (socket, peer) = match accepted {
@@ -115,42 +120,67 @@ pub async fn serve(
             }
         };
         // Above the bound a connection is closed at once; an EventSource takes that as a reason to try again.
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-            metrics.reject("connection", "connections_max");
-            continue;
+        let place = match place(&limits.connections, peer).await {
+            Ok(place) => place,
+            Err(full) => {
+                limits.metrics.reject("connection", full.as_str());
+                continue;
+            }
         };
         let around = Arc::clone(&around);
-        tasks.spawn(connection(socket, peer, router.clone(), limits.clone(), around, signals.clone(), slot));
+        // Silent from now on, not from the moment at which its task comes to run.
+        let service = Service::new(router.clone(), peer, Arc::new(limits.connections.silent()));
+        tasks.spawn(connection(socket, service, limits.clone(), around, signals.clone(), place));
+    }
+}
+
+async fn place(connections: &Connections, peer: SocketAddr) -> Result<SocketPlace, Full> {
+    loop {
+        match connections.socket(peer.ip()) {
+            Err(Full::Instance) if connections.make_room().await => {}
+            placed => return placed,
+        }
     }
 }
 
 async fn connection(
     socket: TcpStream,
-    peer: SocketAddr,
-    router: Router,
+    service: Service,
     limits: ListenerLimits,
     around: Arc<Surroundings>,
     signals: Signals,
-    slot: OwnedSemaphorePermit,
+    place: SocketPlace,
 ) {
     drop(tune(&socket));
+    let silent = Arc::clone(&service.silent);
     let begun = tokio::select! {
-        () = signals.stop.cancelled() => return,
+        biased; // what it says counts, also in the moment in which it has to give way
         begun = begin(socket, &limits) => begun,
+        () = signals.stop.cancelled() => return,
+        () = silent.evicted() => return,
     };
     let Some((socket, is_http2)) = begun else { return };
-    let service = Service::new(router, peer);
     if is_http2 {
-        return http2::serve(socket, service, &limits, around.tasks.clone(), signals).await;
+        let served = http2::serve(socket, service, &limits, around.tasks.clone(), signals);
+        tokio::select! {
+            biased;
+            () = served => return,
+            () = silent.evicted() => return,
+        }
     }
     // In a future of its own: while hyper serves, its room is not needed.
-    match http1(socket, service, &limits, signals).await {
+    let taken = tokio::select! {
+        biased;
+        taken = http1(socket, service, &limits, signals) => taken,
+        () = silent.evicted() => return,
+    };
+    match taken {
         None => {}
         Some((Socket::Plain(socket), _, Taken::Events { head, session })) => {
-            Box::pin(plain::serve(&head, socket, *session, around, slot)).await;
+            Box::pin(plain::serve(&head, socket, *session, around, place)).await;
         }
         Some((Socket::Plain(socket), heard, Taken::Socket { session, commands })) if limits.takeover => {
-            Box::pin(ws::serve(socket, heard, (*session, commands), around, slot)).await;
+            Box::pin(ws::serve(socket, heard, (*session, commands), around, place)).await;
         }
         Some((socket, heard, Taken::Socket { session, commands })) => {
             Box::pin(ws::serve_in_task(socket, heard, (*session, commands), around)).await;
@@ -162,7 +192,8 @@ async fn connection(
 /// What speaks there, and whether it is HTTP/2, once that is known; `None` when it is not known in time.
 async fn begin(socket: TcpStream, limits: &ListenerLimits) -> Option<(Socket, bool)> {
     let Some(tls) = &limits.tls else {
-        let is_http2 = tokio::time::timeout(limits.head_timeout, is_http2(&socket)).await.ok()?.ok()?;
+        let decided = tokio::time::timeout(limits.head_timeout, is_http2(&socket)).await;
+        let is_http2 = decided.inspect_err(|_| limits.metrics.reject("connection", "silent")).ok()?.ok()?;
         return Some((Socket::Plain(socket), is_http2));
     };
     let accepted = tokio::time::timeout(limits.head_timeout, Box::pin(tls.accept(socket))).await;
@@ -200,6 +231,9 @@ async fn http1(
         }
         Pin::new(&mut served).graceful_shutdown();
     };
+    if let Some(reason) = ended.as_ref().err().and_then(refusal) {
+        limits.metrics.reject("connection", reason);
+    }
     let taken = takeover.taken();
     let parts = ended.ok().map(|()| served.into_parts())?;
     let mut socket = parts.io.into_inner();
@@ -207,6 +241,17 @@ async fn http1(
         drop(tokio::time::timeout(limits.head_timeout, socket.shutdown()).await);
     }
     taken.map(|taken| (socket, parts.read_buf, taken))
+}
+
+/// Why hyper gave a connection up, where its client is to blame.
+fn refusal(error: &hyper::Error) -> Option<&'static str> {
+    if error.is_timeout() {
+        Some("head_timeout")
+    } else if error.is_parse_too_large() {
+        Some("head_too_large")
+    } else {
+        error.is_parse().then_some("malformed")
+    }
 }
 
 fn tune(socket: &TcpStream) -> io::Result<()> {
@@ -245,15 +290,17 @@ async fn is_http2(socket: &TcpStream) -> io::Result<bool> {
 
 fn http1_builder(limits: &ListenerLimits) -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(limits.head_timeout).max_buf_size(HEAD_BYTES_MAX);
+    builder.timer(TokioTimer::new()).header_read_timeout(limits.head_timeout).max_buf_size(limits.head_bytes_max);
     builder
 }
 
 /// The router, with what is known of the connection put into each request.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Service {
     router: Router,
     peer: SocketAddr,
+    /// It may have to give way until the first request is there.
+    silent: Arc<Silent>,
     /// Of the connection. Not on HTTP/2, where each request has its own.
     uptake: Option<Arc<Uptake>>,
     takeover: Option<Takeover>,
@@ -261,8 +308,8 @@ pub(super) struct Service {
 }
 
 impl Service {
-    fn new(router: Router, peer: SocketAddr) -> Self {
-        Self { router, peer, uptake: None, takeover: None, switch: None }
+    fn new(router: Router, peer: SocketAddr, silent: Arc<Silent>) -> Self {
+        Self { router, peer, silent, uptake: None, takeover: None, switch: None }
     }
 }
 
@@ -272,6 +319,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.silent.speaks();
         let takeover = self.takeover.clone().filter(|takeover| takeover.is_possible(&request));
         let mut request = request.map(Body::new);
         let extensions = request.extensions_mut();

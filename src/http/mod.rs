@@ -5,6 +5,7 @@ mod caller;
 mod certificate;
 mod commands;
 mod events;
+mod guard;
 mod health;
 mod http2;
 mod ingest;
@@ -21,7 +22,7 @@ mod tls;
 mod ws;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ use axum::middleware;
 use axum::routing::get;
 use axum::routing::patch;
 use axum::routing::post;
+use bytes::Bytes;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::AllowOrigin;
 use tower_http::cors::CorsLayer;
@@ -44,6 +46,7 @@ pub use listener::ListenerLimits;
 pub use listener::Signals;
 pub use listener::bind;
 pub use listener::serve;
+pub use openapi::text as openapi;
 pub use tls::Loaded;
 pub use tls::Tls;
 pub use ws::open_with as open_websocket;
@@ -52,6 +55,8 @@ use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::ingest::Ingest;
 use crate::ingest::Members;
+use crate::limits::Admission;
+use crate::limits::Connections;
 use crate::limits::RateLimits;
 use crate::session::Sessions;
 use crate::telemetry::Metrics;
@@ -67,6 +72,10 @@ pub struct Shared {
     pub authenticator: Authenticator,
     /// How much somebody may ask for at a time.
     pub limits: RateLimits,
+    /// How many connections there may be.
+    pub connections: Connections,
+    /// How fast new streams are let in.
+    pub admission: Admission,
     /// Which nodes are alive.
     pub members: Members,
     /// Metrics.
@@ -75,15 +84,40 @@ pub struct Shared {
     pub config: Config,
     /// Since when the process serves.
     pub started: tokio::time::Instant,
-    /// Set when the process is asked to leave.
-    pub draining: AtomicBool,
+    /// A `Phase`.
+    pub phase: AtomicU8,
+    /// What `/openapi.json` answers.
+    pub document: Bytes,
+}
+
+/// Where an instance is in its life; each comes after the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Phase {
+    /// It serves.
+    Serving = 0,
+    /// It was asked to leave and says so to whoever asks; until balancers have noticed it serves as ever.
+    Leaving = 1,
+    /// It takes no new streams, and sends away those it has.
+    Draining = 2,
 }
 
 impl Shared {
-    /// Whether the process was asked to leave.
+    /// Goes on to another phase.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    /// Whether it should get no new clients.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.phase.load(Ordering::Acquire) >= Phase::Leaving as u8
+    }
+
+    /// Whether it takes no new streams.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+        self.phase.load(Ordering::Acquire) >= Phase::Draining as u8
     }
 }
 
@@ -92,7 +126,7 @@ pub type AppState = Arc<Shared>;
 
 /// The public routes. `extra` are those of `demo`.
 pub fn router(shared: &AppState, extra: Router<AppState>) -> Router {
-    let routes = Router::new()
+    let guarded = Router::new()
         .route("/v1/events", get(events::open))
         .route("/v1/poll", get(poll::poll))
         .route("/v1/ws", get(ws::open))
@@ -103,6 +137,8 @@ pub fn router(shared: &AppState, extra: Router<AppState>) -> Router {
         .route("/v1/publish", post(ingest::publish))
         .route("/v1/publish/batch", post(ingest::publish_batch))
         .route("/v1/tickets", post(tickets::issue))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(shared), guard::guard));
+    let routes = guarded
         .route("/health", get(health::health))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))

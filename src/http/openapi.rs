@@ -1,8 +1,10 @@
 //! `GET /openapi.json`, generated from the handlers.
 
 use axum::body::Body;
+use axum::extract::State;
 use axum::http::Response;
 use axum::http::StatusCode;
+use bytes::Bytes;
 use utoipa::Modify;
 use utoipa::OpenApi;
 use utoipa::openapi::security::ApiKey;
@@ -11,6 +13,7 @@ use utoipa::openapi::security::HttpAuthScheme;
 use utoipa::openapi::security::HttpBuilder;
 use utoipa::openapi::security::SecurityScheme;
 
+use crate::http::AppState;
 use crate::http::answer;
 use crate::http::events;
 use crate::http::health;
@@ -49,6 +52,12 @@ impl Modify for Credentials {
 
 /// This document.
 #[utoipa::path(get, path = "/openapi.json", responses((status = 200, description = "OpenAPI 3.1")))]
-pub(super) async fn document() -> Response<Body> {
-    answer::json(StatusCode::OK, Api::openapi().to_json().unwrap_or_default())
+pub(super) async fn document(State(shared): State<AppState>) -> Response<Body> {
+    answer::json(StatusCode::OK, shared.document.clone())
+}
+
+/// The text of it. Made once: it takes longer than answering a hundred requests.
+#[must_use]
+pub fn text() -> Bytes {
+    Bytes::from(Api::openapi().to_json().unwrap_or_default())
 }

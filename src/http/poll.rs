@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
+use axum::http::Extensions;
 use axum::http::HeaderMap;
 use axum::http::Response;
 use axum::http::StatusCode;
@@ -16,6 +17,7 @@ use crate::http::AppState;
 use crate::http::answer;
 use crate::http::caller::SetCookie;
 use crate::http::events;
+use crate::http::guard;
 use crate::session::Transport;
 use crate::transport::poll;
 
@@ -53,9 +55,14 @@ struct Query {
     ),
     security(("token" = [])),
 )]
-pub(super) async fn poll(State(shared): State<AppState>, uri: Uri, headers: HeaderMap) -> Response<Body> {
+pub(super) async fn poll(
+    State(shared): State<AppState>,
+    uri: Uri,
+    extensions: Extensions,
+    headers: HeaderMap,
+) -> Response<Body> {
     let mut set_cookie = SetCookie::default();
-    let result = respond(&shared, &uri, &headers, &mut set_cookie).await;
+    let result = respond(&shared, &uri, &extensions, &headers, &mut set_cookie).await;
     let status = result.as_ref().map_or_else(ApiError::outcome, |_| "accepted");
     shared.metrics.connections.with_label_values(&[Transport::Poll.as_str(), status]).inc();
     set_cookie.on(result.unwrap_or_else(|error| error.into_response()))
@@ -64,6 +71,7 @@ pub(super) async fn poll(State(shared): State<AppState>, uri: Uri, headers: Head
 async fn respond(
     shared: &AppState,
     uri: &Uri,
+    extensions: &Extensions,
     headers: &HeaderMap,
     set_cookie: &mut SetCookie,
 ) -> Result<Response<Body>, ApiError> {
@@ -73,10 +81,8 @@ async fn respond(
     if shared.is_draining() {
         return Err(ApiError::unavailable("draining"));
     }
-    if events::is_full(shared) {
-        return Err(ApiError::unavailable("overloaded"));
-    }
-    let session = events::open_poll(shared, uri, headers, cursor.as_deref(), set_cookie).await?;
+    let place = guard::admit(shared, extensions, headers, cursor.is_none())?;
+    let session = events::open_poll(shared, uri, headers, cursor.as_deref(), place, set_cookie).await?;
     let Some(session) = session else { return Ok(StatusCode::NO_CONTENT.into_response()) };
     Ok(answer::json(StatusCode::OK, poll::answer(*session, cursor, wait).await?))
 }

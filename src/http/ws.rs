@@ -23,6 +23,7 @@ use crate::http::answer;
 use crate::http::caller::SetCookie;
 use crate::http::commands::Commander;
 use crate::http::events;
+use crate::http::guard;
 use crate::http::takeover::Switch;
 use crate::session::Session;
 use crate::session::Transport;
@@ -106,15 +107,13 @@ async fn accept(
     if shared.is_draining() {
         return Err(ApiError::unavailable("draining"));
     }
-    if events::is_full(shared) {
-        return Err(ApiError::unavailable("overloaded"));
-    }
+    let place = guard::admit(shared, &head.extensions, &head.headers, true)?;
     let tokens: Vec<&str> = offer.protocols.iter().filter_map(|protocol| protocol.strip_prefix(TOKEN)).collect();
     let by_cookie = head.headers.contains_key(header::COOKIE) && !is_explicit(head, &tokens);
     if by_cookie && !head.headers.contains_key(header::ORIGIN) {
         return Err(ApiError::denied()); // browsers say where a page is from; whoever does not is none, or hides it
     }
-    match events::open_socket(shared, &head.uri, &head.headers, &tokens, set_cookie).await {
+    match events::open_socket(shared, &head.uri, &head.headers, &tokens, place, set_cookie).await {
         Ok(Some(session)) => Ok(switch_protocols(switch, &offer, *session, commands)),
         Ok(None) => Ok(StatusCode::NO_CONTENT.into_response()),
         // A foreign page's request with our cookie: no other credential would change that.

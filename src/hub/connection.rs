@@ -26,6 +26,8 @@ pub(super) struct Connection<P: Port> {
     pub(super) edition: u32,
     /// Others see whether it is there.
     pub(super) lively: bool,
+    /// When it became live, in parts of the age bound, wrapping: no stream lives for four bounds.
+    pub(super) born: u8,
     /// It was told that its credential ends soon.
     pub(super) warned: bool,
     /// When its credential ends, leeway included: seconds since the Unix epoch.

@@ -67,6 +67,7 @@ impl<P: Port> Lane<P> {
             holder: register.holder,
             edition: register.edition,
             lively,
+            born: self.timers.ages.now(),
             warned: false,
             expires_at: 0,
         };

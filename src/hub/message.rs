@@ -48,6 +48,8 @@ pub struct LaneSettings {
     pub expiry_notice: Duration,
     /// For how long a credential is honoured beyond its own end.
     pub leeway: Duration,
+    /// An older stream is asked to come back; zero is no bound.
+    pub age_max: Duration,
     /// Bounds of what waits for one stream.
     pub outbox: OutboxLimits,
     /// Who knows the states of channels that have one instead of a log.
@@ -59,7 +61,16 @@ impl LaneSettings {
     #[must_use]
     pub fn new(heartbeat: Duration, leeway: Duration, outbox: OutboxLimits, states: Arc<dyn States>) -> Self {
         let (ping, lively) = (PING, LIVELY);
-        Self { heartbeat, ping, lively, expiry_notice: EXPIRY_NOTICE + leeway, leeway, outbox, states }
+        Self {
+            heartbeat,
+            ping,
+            lively,
+            expiry_notice: EXPIRY_NOTICE + leeway,
+            leeway,
+            age_max: Duration::ZERO,
+            outbox,
+            states,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! It must not know HTTP, Redis, SQL or how frames look on a wire.
 
+mod ages;
 mod batch;
 mod close;
 mod connection;

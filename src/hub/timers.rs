@@ -9,6 +9,7 @@ use crate::clock;
 use crate::hub::CloseReason;
 use crate::hub::Frame;
 use crate::hub::LaneSettings;
+use crate::hub::ages::Ages;
 use crate::hub::connection::Outlet;
 use crate::hub::lane::Lane;
 use crate::hub::wire::Key;
@@ -23,7 +24,8 @@ const STALE_MAX: usize = 1024;
 
 #[derive(Debug)]
 pub(super) struct Timers {
-    ticks: u32,
+    pub(super) ticks: u32,
+    pub(super) ages: Ages,
     ticks_per_beat: u32,
     ticks_per_ping: u32,
     ticks_lively: u32,
@@ -42,6 +44,7 @@ impl Timers {
         let ticks_lively = ticks(settings.lively);
         Self {
             ticks: 0,
+            ages: Ages::new(settings.age_max),
             ticks_per_beat,
             ticks_per_ping,
             ticks_lively,
@@ -87,6 +90,7 @@ impl<P: Port> Lane<P> {
         self.timers.ticks = self.timers.ticks.wrapping_add(1);
         self.expire();
         self.cut_unread();
+        self.rotate();
         self.drain_due();
         self.heartbeat();
         self.restate();

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasher as _;
+use std::hash::Hash;
 use std::hash::RandomState;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +12,6 @@ use governor::nanos::Nanos;
 use governor::state::StateStore;
 use parking_lot::Mutex;
 use tokio::time::Instant;
-
-use crate::event::Id;
 
 /// Buckets kept at most, about 100 bytes each. Beyond them those nearest to being full give way.
 pub(super) const BUCKETS_MAX: usize = 65_536;
@@ -43,38 +42,51 @@ impl Clock for TokioClock {
 }
 
 /// The buckets by whose they are: of each, when it will be full again. What is full is as good as absent.
-#[derive(Debug, Clone)]
-pub(super) struct Buckets(Arc<Shards>);
+#[derive(Debug)]
+pub(super) struct Buckets<K>(Arc<Shards<K>>);
+
+impl<K> Clone for Buckets<K> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
 
 #[derive(Debug)]
-struct Shards {
-    shards: Box<[Mutex<Shard>]>,
+struct Shards<K> {
+    shards: Box<[Mutex<Shard<K>>]>,
     hasher: RandomState,
     clock: TokioClock,
 }
 
-#[derive(Debug, Default)]
-struct Shard {
-    full_at: HashMap<Id, Nanos>,
+#[derive(Debug)]
+struct Shard<K> {
+    full_at: HashMap<K, Nanos>,
     /// Sweep when there are so many.
     sweep_at: usize,
     swept: Duration,
 }
 
-impl Buckets {
+impl<K: Clone + Eq + Hash> Buckets<K> {
     pub(super) fn new(clock: TokioClock) -> Self {
-        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        let empty = || Shard { full_at: HashMap::new(), sweep_at: 0, swept: Duration::ZERO };
+        let shards = (0..SHARDS).map(|_| Mutex::new(empty())).collect();
         Self(Arc::new(Shards { shards, hasher: RandomState::new(), clock }))
     }
 
     /// Makes a bucket full only so much later.
-    pub(super) fn postpone(&self, key: &Id, by: Duration) {
+    pub(super) fn postpone(&self, key: &K, by: Duration) {
         if let Some(full_at) = self.shard(key).lock().full_at.get_mut(key) {
             *full_at = *full_at + Nanos::from(by);
         }
     }
 
-    fn shard(&self, key: &Id) -> &Mutex<Shard> {
+    /// How long until it is full again.
+    pub(super) fn full_in(&self, key: &K) -> Duration {
+        let full_at = self.shard(key).lock().full_at.get(key).copied();
+        full_at.map_or(Duration::ZERO, |at| Duration::from(at).saturating_sub(self.0.clock.now()))
+    }
+
+    fn shard(&self, key: &K) -> &Mutex<Shard<K>> {
         let hash = usize::try_from(self.0.hasher.hash_one(key) % (SHARDS as u64)).unwrap_or(0);
         self.0.shards.get(hash).expect("the rest of a division by their number is one of them")
     }
@@ -86,10 +98,10 @@ impl Buckets {
     }
 }
 
-impl StateStore for Buckets {
-    type Key = Id;
+impl<K: Clone + Eq + Hash> StateStore for Buckets<K> {
+    type Key = K;
 
-    fn measure_and_replace<T, F, E>(&self, key: &Id, judge: F) -> Result<T, E>
+    fn measure_and_replace<T, F, E>(&self, key: &K, judge: F) -> Result<T, E>
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
@@ -106,7 +118,7 @@ impl StateStore for Buckets {
     }
 }
 
-impl Shard {
+impl<K: Eq + Hash> Shard<K> {
     fn make_room(&mut self, now: Duration) {
         let few = self.full_at.len() < self.sweep_at.clamp(SWEEP_MIN, BUCKETS_MAX / SHARDS);
         if few && now < self.swept + SWEEP_EVERY {

@@ -3,10 +3,6 @@
 //! Everything that happens to a stream from outside is an edit with a number. The lane does edits of live streams in order; a stream
 //! that is catching up, or that the lane has given back, looks here for those that it has missed. So no edit is lost or told twice.
 
-use std::borrow::Borrow;
-use std::cmp::Ordering;
-use std::collections::BTreeSet;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use arcstr::ArcStr;
@@ -31,7 +27,7 @@ const UNSAID_MAX: usize = 512;
 #[derive(Debug)]
 pub struct Live {
     pub(super) id: ConnectionId,
-    user: Id,
+    pub(super) user: Id,
     /// Its name across reconnects, if the client gave it one.
     pub(super) session: Option<ArcStr>,
     state: Mutex<State>,
@@ -235,130 +231,13 @@ impl Holder for Live {
     }
 }
 
-/// The streams of this node, by user and number. A set of pointers: there are tens of thousands, and each knows its own key.
-#[derive(Debug, Default)]
-pub struct Lives(Mutex<BTreeSet<Entry>>);
-
-#[derive(Debug)]
-struct Entry(Arc<Live>);
-
-/// Where a stream stands in the order, also for looking one up of which only the key is known.
-trait Keyed {
-    fn key(&self) -> (&Id, ConnectionId);
-}
-
-impl Keyed for Entry {
-    fn key(&self) -> (&Id, ConnectionId) {
-        (&self.0.user, self.0.id)
-    }
-}
-
-impl Keyed for (Id, ConnectionId) {
-    fn key(&self) -> (&Id, ConnectionId) {
-        (&self.0, self.1)
-    }
-}
-
-impl PartialEq for dyn Keyed + '_ {
-    fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
-    }
-}
-
-impl Eq for dyn Keyed + '_ {}
-
-impl PartialOrd for dyn Keyed + '_ {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for dyn Keyed + '_ {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.key().cmp(&other.key())
-    }
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
-    }
-}
-
-impl Eq for Entry {}
-
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.key().cmp(&other.key())
-    }
-}
-
-impl<'a> Borrow<dyn Keyed + 'a> for Entry {
-    fn borrow(&self) -> &(dyn Keyed + 'a) {
-        self
-    }
-}
-
-impl Lives {
-    pub(super) fn add(&self, live: &Arc<Live>) {
-        self.0.lock().insert(Entry(Arc::clone(live)));
-    }
-
-    pub(super) fn remove(&self, live: &Live) {
-        let key = (live.user.clone(), live.id);
-        self.0.lock().remove(&key as &dyn Keyed);
-    }
-
-    /// This user's streams.
-    #[must_use]
-    pub fn of(&self, user: &Id) -> Vec<Arc<Live>> {
-        let from = (user.clone(), ConnectionId(0));
-        let lives = self.0.lock();
-        let range = lives.range::<dyn Keyed, _>((Bound::Included(&from as &dyn Keyed), Bound::Unbounded));
-        range.take_while(|entry| entry.0.user == *user).map(|entry| Arc::clone(&entry.0)).collect()
-    }
-
-    pub(super) fn get(&self, user: &Id, id: ConnectionId) -> Option<Arc<Live>> {
-        let key = (user.clone(), id);
-        self.0.lock().get(&key as &dyn Keyed).map(|entry| Arc::clone(&entry.0))
-    }
-
-    /// Up to `max` streams after this one, in the order of their keys.
-    pub(super) fn after(&self, last: Option<&Arc<Live>>, max: usize) -> Vec<Arc<Live>> {
-        let lives = self.0.lock();
-        let copied = |entry: &Entry| Arc::clone(&entry.0);
-        let Some(last) = last else { return lives.iter().take(max).map(copied).collect() };
-        let key = (last.user.clone(), last.id);
-        let range = lives.range::<dyn Keyed, _>((Bound::Excluded(&key as &dyn Keyed), Bound::Unbounded));
-        range.take(max).map(copied).collect()
-    }
-
-    /// Streams that have a name.
-    pub(super) fn named(&self) -> Vec<Arc<Live>> {
-        let lives = self.0.lock();
-        lives.iter().filter(|entry| entry.0.session.is_some()).map(|entry| Arc::clone(&entry.0)).collect()
-    }
-
-    /// Streams.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.0.lock().len()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     /// What each stream costs: a field more is a decision (docs/performance.md).
     #[test]
     fn a_stream_as_others_find_it_stays_small() {
         assert!(size_of::<super::Live>() <= 112);
-        assert!(size_of::<crate::session::Opening>() <= 80);
+        assert!(size_of::<crate::session::Opening>() <= 96);
         assert!(size_of::<crate::auth::Grant>() <= 16);
     }
 }

@@ -5,9 +5,11 @@
 mod catchup;
 mod edit;
 mod live;
+mod lives;
 mod names;
 mod open;
 mod opening;
+mod pace;
 mod remote;
 mod replay;
 mod rights;
@@ -27,7 +29,7 @@ pub use edit::Edited;
 pub use edit::Turns;
 pub use edit::Wish;
 pub use live::Live;
-pub use live::Lives;
+pub use lives::Lives;
 pub use names::ME;
 pub use names::Requested;
 pub use names::requested;
@@ -36,6 +38,7 @@ pub use open::Opened;
 pub use opening::Opening;
 pub use opening::Step;
 pub use opening::Transport;
+pub use pace::Pace;
 pub use remote::Target;
 pub use remote::is_session_name;
 pub use rights::Doubts;
@@ -57,10 +60,12 @@ use crate::event::Id;
 use crate::hub::Hub;
 use crate::hub::OutboxLimits;
 use crate::jobs::TerminalStatuses;
+use crate::limits::Place;
 use crate::presence::Presence;
 use crate::store::Store;
 use crate::telemetry::Metrics;
 use live::Begin;
+use lives::Reserved;
 
 /// Streams that ask the log or the database about the past at once.
 const CATCHUPS_MAX: usize = 64;
@@ -104,7 +109,11 @@ pub struct Sessions {
     /// How long the edits of a stream that has a name are remembered after it was last there.
     pub record_kept: Duration,
     /// Streams of this node.
-    pub lives: Lives,
+    pub lives: Arc<Lives>,
+    /// How fast they become live.
+    pub pace: Pace,
+    /// Streams of one user at most; 0: no bound.
+    pub per_user: usize,
     /// Edits of a stream happen one after another.
     pub turns: Turns,
     /// Streams whose permissions are to be asked for again soon.
@@ -145,7 +154,9 @@ impl Sessions {
             channels_max: config.channels_max,
             // Refreshed long before that: so it is at least the retention after the last stream.
             record_kept: config.log_retention * 2,
-            lives: Lives::default(),
+            lives: Arc::default(),
+            pace: Pace::default(),
+            per_user: usize::try_from(config.rate_limit_connections_per_user).unwrap_or(usize::MAX),
             turns: Turns::default(),
             doubts: Doubts::default(),
             presence,
@@ -212,6 +223,8 @@ pub struct Request {
     pub observes: bool,
     /// And those of channels that have joined at its cursor, if this is their mark.
     pub told: Option<ToldMark>,
+    /// Its place among the streams of this instance; a dry run has none.
+    pub place: Option<Place>,
 }
 
 /// What a channel may expect after (re)connecting.
@@ -277,6 +290,8 @@ pub struct Session {
     /// When its permissions were asked for, by the clock of changes.
     asked: u64,
     until_done: bool,
+    /// Among the streams of this instance.
+    _place: Option<Place>,
     /// Only until it is live, both.
     begin: Option<Box<Begin>>,
     wanted: Option<Box<Wanted>>,
@@ -292,4 +307,6 @@ struct Wanted {
     told: Option<HashSet<Channel>>,
     /// Of the channels that have joined at its cursor, if there are any.
     mark: Option<ToldMark>,
+    /// Among the user's streams, until it is one of them.
+    reserved: Option<Reserved>,
 }

@@ -20,6 +20,7 @@ use crate::event::Lookup;
 use crate::hub::ConnectionId;
 use crate::session::Denied;
 use crate::session::Live;
+use crate::session::Lives;
 use crate::session::Request;
 use crate::session::Requested;
 use crate::session::ResetReason;
@@ -31,6 +32,7 @@ use crate::session::Verdict;
 use crate::session::Wanted;
 use crate::session::edit;
 use crate::session::live::Begin;
+use crate::session::lives::Reserved;
 
 /// How long a cursor from a faster instance is waited for.
 const AHEAD_WAIT: Duration = Duration::from_millis(2000);
@@ -103,6 +105,7 @@ impl Sessions {
         if request.until_done && request.channels.iter().any(|wish| !is_job(wish)) {
             return Err(ApiError::invalid("until"));
         }
+        let reserved = self.reserve(&request)?;
         let (request, fresh) = self.with_edits(request).await?;
         let asked = self.authorizer.changes().now();
         let (grants, denied) = self.judge_channels(&request.principal, &request.channels, false).await;
@@ -130,13 +133,26 @@ impl Sessions {
             live: Arc::new(live),
             asked,
             until_done: request.until_done,
+            _place: request.place,
             begin: Some(Box::new(Begin { verdict, resume, generation })),
-            wanted: Some(Box::new(Wanted { wrote_me, denied, told: request.polls.then_some(fresh), mark })),
+            wanted: Some(Box::new(Wanted { wrote_me, denied, told: request.polls.then_some(fresh), mark, reserved })),
         };
         if session.knows_the_end().await? {
             return Ok(Opened::NothingLeft);
         }
         Ok(Opened::Stream(Box::new(session)))
+    }
+
+    /// One more stream of its user, if it becomes one.
+    fn reserve(&self, request: &Request) -> Result<Option<Reserved>, ApiError> {
+        if self.per_user == 0 || request.place.is_none() {
+            return Ok(None);
+        }
+        let reserved = Lives::reserve(&self.lives, &request.principal.user.id, self.per_user);
+        reserved.map(Some).ok_or_else(|| {
+            self.metrics.reject("stream", "per_user");
+            ApiError::too_many("connections_of_user")
+        })
     }
 
     /// The wish as edits of a stream of its name have changed it, and the channels that joined after its cursor.

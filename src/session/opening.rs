@@ -105,9 +105,10 @@ impl Drop for Opening {
 impl Opening {
     /// The beginning of a stream over this transport.
     #[must_use]
-    pub fn new(session: Session, transport: Transport) -> Self {
+    pub fn new(mut session: Session, transport: Transport) -> Self {
         session.sessions.metrics.active_connections.with_label_values(&[transport.as_str()]).inc();
         session.sessions.lives.add(&session.live);
+        session.wanted.iter_mut().for_each(|wanted| drop(wanted.reserved.take()));
         let reason = CloseReason::ClientGone;
         let grants = session.live.grants();
         let (said_hello, was_live) = (false, false);
@@ -240,7 +241,9 @@ impl Opening {
 
     /// The stream has joined, as far as its own side knows: what catching up needed is not needed any more.
     pub fn joined(&mut self) {
-        self.was_live = true;
+        if !std::mem::replace(&mut self.was_live, true) {
+            self.session.sessions.pace.joined();
+        }
         self.progress = None;
         (self.session.begin, self.session.wanted) = (None, None);
         // From here on changes find it; what was announced between the question and now may have missed it.

@@ -35,6 +35,8 @@ pub struct MetricSet {
     registry: Registry,
     pub connections: IntCounterVec,
     pub active_connections: IntGaugeVec,
+    pub sockets: IntGaugeVec,
+    pub draining: IntGauge,
     pub ended: IntCounterVec,
     pub subscriptions: IntGauge,
     pub job_updates: IntCounterVec,
@@ -120,6 +122,8 @@ impl Metrics {
             ),
             active_connections: make
                 .add(IntGaugeVec::new(Opts::new("realtime_active_connections", "Open connections"), &["transport"])),
+            sockets: make.add(IntGaugeVec::new(Opts::new("realtime_sockets", "Accepted connections"), &["state"])),
+            draining: make.gauge("realtime_draining", "Whether this instance was asked to leave"),
             ended: make.counters("realtime_ended_total", "Streams that ended, by reason", &["reason"]),
             subscriptions: make.gauge("realtime_subscriptions", "Subscriptions of open streams"),
             job_updates: make.counters("realtime_job_updates_total", "Applied job updates", &["status"]),

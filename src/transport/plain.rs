@@ -15,7 +15,6 @@ use bytes::BytesMut;
 use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,6 +25,7 @@ use crate::hub::Keeper;
 use crate::hub::Refused;
 use crate::hub::Seat;
 use crate::hub::Wire;
+use crate::limits::SocketPlace;
 use crate::session::Opening;
 use crate::session::Session;
 use crate::session::Step;
@@ -80,16 +80,10 @@ pub fn respond(session: Box<Session>) -> Response<Body> {
 }
 
 /// Carries the stream from its head until it joins its lane. `head` ends with the empty line; the body is chunked.
-pub async fn serve(
-    head: &[u8],
-    socket: TcpStream,
-    session: Session,
-    around: Arc<Surroundings>,
-    slot: OwnedSemaphorePermit,
-) {
+pub async fn serve(head: &[u8], socket: TcpStream, session: Session, around: Arc<Surroundings>, place: SocketPlace) {
     let mut first = BytesMut::from(head);
     put_chunk(&mut first, &sse::opening());
-    let stream = Stream { opening: Opening::new(session, Transport::Sse), around, _slot: slot };
+    let stream = Stream { opening: Opening::new(session, Transport::Sse), around, _place: place };
     stream.carry(socket, first.freeze()).await;
 }
 
@@ -99,7 +93,7 @@ struct Stream {
     opening: Opening,
     around: Arc<Surroundings>,
     /// Its place among the connections of the listener.
-    _slot: OwnedSemaphorePermit,
+    _place: SocketPlace,
 }
 
 impl Keeper<StdStream> for Stream {

@@ -75,7 +75,11 @@ pub fn respond(session: Session, uptake: Arc<Uptake>) -> Response<Body> {
 /// The answer to an `EventSource` that can't be served now: it would give up for good on any status but 200.
 #[must_use]
 pub fn refuse(error: &ApiError) -> Response<Body> {
-    let mut text = retry(u64::from(error.retry_after_s.unwrap_or(2)) * 1000);
+    let mut text = match error.retry_after_ms {
+        // A time of its own, and not earlier.
+        Some(ms) => format!("retry: {}\n\n", u64::from(ms) + fastrand::u64(0..=u64::from(ms) / 4)),
+        None => retry(u64::from(error.retry_after_s.unwrap_or(2)) * 1000),
+    };
     text.push_str(std::str::from_utf8(&problem(error)).unwrap_or(""));
     response(Body::from(text))
 }

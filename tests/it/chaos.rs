@@ -15,12 +15,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::support::app::World;
-use crate::support::child::free_port;
 use crate::support::eventually;
 use crate::support::follower::Follower;
 use crate::support::follower::FollowerOptions;
 use crate::support::follower::Stopped;
-use crate::support::process::Server;
+use crate::support::process::Processes;
 use crate::support::proxy::ChaosProxy;
 use crate::support::proxy::End;
 use crate::support::redis::RedisOptions;
@@ -34,8 +33,8 @@ pub(crate) fn times(quick: usize, full: usize) -> usize {
 }
 
 /// A worker that publishes numbered updates and keeps a record of its own.
-struct Worker {
-    record: Arc<Mutex<BTreeMap<String, u64>>>,
+pub(crate) struct Worker {
+    pub(crate) record: Arc<Mutex<BTreeMap<String, u64>>>,
     stop: Arc<AtomicBool>,
     tasks: JoinSet<()>,
 }
@@ -43,7 +42,7 @@ struct Worker {
 impl Worker {
     /// Publishes on these jobs in turn, so many a second, until it is stopped. Every update is a change of status, so that
     /// none may be conflated. What Redis did not take is published again.
-    fn start(url: &str, channel: &str, jobs: &[&str], per_second: u64) -> Self {
+    pub(crate) fn start(url: &str, channel: &str, jobs: &[&str], per_second: u64) -> Self {
         let record = Arc::new(Mutex::new(BTreeMap::new()));
         let stop = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
@@ -78,7 +77,7 @@ impl Worker {
     }
 
     /// Stops, and answers the last number of each job.
-    async fn finish(mut self) -> BTreeMap<String, u64> {
+    pub(crate) async fn finish(mut self) -> BTreeMap<String, u64> {
         self.stop.store(true, Ordering::Relaxed);
         while self.tasks.join_next().await.is_some() {}
         self.record.lock().clone()
@@ -184,34 +183,6 @@ async fn reconnects_lose_nothing_and_repeat_nothing() {
     two.app.stop().await;
 }
 
-struct Processes {
-    env: Vec<(&'static str, String)>,
-    ports: Vec<u16>,
-    running: Vec<Option<Server>>,
-}
-
-impl Processes {
-    async fn start(world: &World, count: usize) -> Self {
-        let ports = (0..count).map(|_| free_port()).collect();
-        let mut this = Self { env: world.env(), ports, running: (0..count).map(|_| None).collect() };
-        for at in 0..count {
-            this.launch(at).await;
-        }
-        this
-    }
-
-    async fn launch(&mut self, at: usize) {
-        let port = self.ports[at].to_string();
-        let mut env: Vec<(&str, &str)> = self.env.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        env.push(("REALTIME_PORT", &port));
-        self.running[at] = Some(Server::spawn(&env).await);
-    }
-
-    fn addrs(&self) -> Vec<SocketAddr> {
-        self.ports.iter().map(|port| SocketAddr::from(([127, 0, 0, 1], *port))).collect()
-    }
-}
-
 /// One of three instances is killed again and again under load, whichever it is and whatever it is doing. What the others
 /// heard is in the log exactly once and in order, by the publisher's own record; and every observer has seen it so.
 #[tokio::test(flavor = "multi_thread")]
@@ -220,7 +191,7 @@ async fn kills_lose_nothing_that_a_survivor_heard() {
     let server = RedisServer::shared().await;
     let world = World::redis().await.mixed();
     world.people(&[("ada", &JOBS)]).await;
-    let mut processes = Processes::start(&world, 3).await;
+    let mut processes = Processes::start(world.env(), 3).await;
     let worker = Worker::start(&server.url(), &world.config.job_updates_channel, &JOBS, 300);
     let options = FollowerOptions { random: true, ..FollowerOptions::with_token(&tokens::for_user("ada")) };
     let followers: Vec<Follower> =
@@ -332,7 +303,7 @@ async fn identical_bytes_of_two_attempts_are_two_updates() {
     let jobs: Vec<String> = (0..rounds).map(|round| format!("life{round}")).collect();
     let names: Vec<&str> = jobs.iter().map(String::as_str).collect();
     world.people(&[("ada", &names)]).await;
-    let mut processes = Processes::start(&world, 3).await;
+    let mut processes = Processes::start(world.env(), 3).await;
     let life = ["queued", "running", "failed", "queued", "running", "completed"];
     for (round, job) in jobs.iter().enumerate() {
         let options = FollowerOptions::with_token(&tokens::for_user("ada"));
@@ -440,7 +411,7 @@ async fn the_durable_inbox_waits_and_is_applied_once() {
         add("a", n).await;
     }
     server.xadd(&stream, "not json").await;
-    let mut processes = Processes::start(&world, 2).await;
+    let mut processes = Processes::start(world.env(), 2).await;
     for n in 1..=200 {
         add("b", n).await;
         if n % 70 == 0 {
@@ -464,7 +435,7 @@ async fn the_end_of_a_job_is_learnt_elsewhere() {
     let server = RedisServer::shared().await;
     let world = World::redis().await.mixed();
     world.people(&[("ada", &["a"])]).await;
-    let mut processes = Processes::start(&world, 2).await;
+    let mut processes = Processes::start(world.env(), 2).await;
     let options = FollowerOptions::with_token(&tokens::for_user("ada"));
     let follower = Follower::start(&processes.addrs(), "/v1/events?channels=jobs.a&until=done", options);
     follower.ready().await;

@@ -183,9 +183,7 @@ impl Scene {
 
     /// Bytes of memory that the process has, by the system's count.
     fn memory(&self) -> usize {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.server.pid())).unwrap();
-        let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
-        kilobytes.unwrap().trim().parse::<usize>().unwrap() * 1024
+        self.server.memory()
     }
 
     async fn streams(&self) -> f64 {

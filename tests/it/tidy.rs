@@ -26,8 +26,8 @@ const IMPORTS: &[(&str, &str)] = &[
     ("hub", "event config telemetry error auth"), // error: for the code of a close reason; auth: for `Grant`
     ("presence", "event config telemetry auth broker"),
     ("ingest", "event jobs config telemetry error auth broker store digest"), // store: seeds a lost state, writes states back
-    ("session", "event jobs config telemetry error auth hub presence broker store cache digest"),
-    ("transport", "error session hub telemetry"),
+    ("session", "event jobs config telemetry error auth hub presence broker store cache digest limits"),
+    ("transport", "error session hub telemetry limits"),
     (
         "http",
         "event jobs config telemetry error auth broker hub presence ingest session transport store limits shutdown app",

@@ -86,6 +86,7 @@ fn config(options: &Options, key: &str) -> Result<Config, Failure> {
     config.auth_cookie = routes::COOKIE.to_owned();
     config.api_keys = vec![Secret::new(key)];
     config.drain = std::time::Duration::from_millis(500);
+    config.drain_notice = std::time::Duration::ZERO;
     config.log_level = "warn".to_owned();
     config.log_format = LogFormat::Text;
     Ok(config)

@@ -157,6 +157,7 @@ impl Bench {
             expiry_notice: Duration::from_secs(90),
             leeway: Duration::from_secs(30),
             lively: Duration::from_millis(100),
+            age_max: Duration::from_secs(64),
             outbox,
             states,
         };

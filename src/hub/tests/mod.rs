@@ -1,5 +1,6 @@
 //! The hub's parts against models.
 
+mod ages;
 mod bench;
 mod edits;
 mod lane;

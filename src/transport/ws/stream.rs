@@ -14,7 +14,6 @@ use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWrite;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use crate::hub::CloseReason;
@@ -24,6 +23,7 @@ use crate::hub::LIVELY;
 use crate::hub::Refused;
 use crate::hub::Reply;
 use crate::hub::Seat;
+use crate::limits::SocketPlace;
 use crate::session::Opening;
 use crate::session::Output;
 use crate::session::Session;
@@ -48,12 +48,12 @@ pub async fn serve(
     heard: Bytes,
     (session, commands): (Session, Arc<dyn Commands>),
     around: Arc<Surroundings>,
-    slot: OwnedSemaphorePermit,
+    place: SocketPlace,
 ) {
     let stop = around.stop.clone();
     let opening = Opening::new(session, Transport::Ws);
     let hearing = Hearing::new(Arc::clone(opening.live()), commands, around.tasks.clone());
-    let stream = Stream { opening, hearing, around, _slot: slot };
+    let stream = Stream { opening, hearing, around, _place: place };
     note(Box::pin(stop.run_until_cancelled(stream.begin(socket, heard))).await);
 }
 
@@ -83,7 +83,7 @@ struct Stream {
     hearing: Hearing,
     around: Arc<Surroundings>,
     /// Its place among the connections of the listener.
-    _slot: OwnedSemaphorePermit,
+    _place: SocketPlace,
 }
 
 impl Keeper<StdStream> for Stream {

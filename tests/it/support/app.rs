@@ -166,6 +166,11 @@ impl World {
             ("BIND", "127.0.0.1".to_owned()),
             ("HEARTBEAT_INTERVAL", "1000".to_owned()),
             ("SSE_TAKEOVER", self.next_takeover().to_string()),
+            ("DRAIN_NOTICE_MS", "0".to_owned()),
+            ("RATE_LIMIT_CONNECTIONS_PER_IP", "0".to_owned()),
+            ("RATE_LIMIT_CONNECTIONS_PER_USER", "0".to_owned()),
+            ("RATE_LIMIT_FAILURES_PER_IP", "0".to_owned()),
+            ("ADMISSION_PER_SECOND", "0".to_owned()),
         ]
     }
 }
@@ -194,6 +199,12 @@ pub fn settings() -> Config {
     config.api_keys = vec![Secret::new(API_KEY)];
     config.heartbeat_interval = Duration::from_millis(1000);
     config.drain = Duration::from_millis(300);
+    config.drain_notice = Duration::ZERO;
+    // All clients of a test have one address, and crowds come at once; limits.rs and flood.rs set what they try.
+    config.rate_limit_connections_per_ip = 0;
+    config.rate_limit_connections_per_user = 0;
+    config.rate_limit_failures_per_ip = 0;
+    config.admission_per_second = 0;
     config
 }
 

@@ -69,6 +69,11 @@ pub struct Connection {
     pub ready: bool,
     /// What was wrong when no stream was opened.
     pub failure: Option<String>,
+    /// When `ready` came, and when the stream was over.
+    pub ready_at: Option<Instant>,
+    pub over_at: Option<Instant>,
+    /// For how long it was told to stay away then.
+    pub told: Option<Duration>,
 }
 
 /// Everything that happened.
@@ -316,6 +321,8 @@ impl Follow {
         }
         self.last_event_id = client.last_event_id().map(str::to_owned);
         self.retry = client.retry().unwrap_or(self.retry);
+        let told = self.retry;
+        self.note(number, |connection| (connection.over_at, connection.told) = (Some(Instant::now()), Some(told)));
         if client.ended().is_none() {
             client.reset();
         }
@@ -325,7 +332,9 @@ impl Follow {
     fn write_down(&self, number: usize, event: SseEvent) {
         match event.event.as_str() {
             "connected" => self.note(number, |connection| connection.verdicts = verdicts(&event)),
-            "ready" => self.note(number, |connection| connection.ready = true),
+            "ready" => self.note(number, |connection| {
+                (connection.ready, connection.ready_at) = (true, Some(Instant::now()));
+            }),
             _ => {}
         }
         self.journal.lock().events.push((number, event));

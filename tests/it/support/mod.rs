@@ -18,6 +18,7 @@ pub mod figures;
 pub mod follower;
 pub mod http;
 pub mod http2;
+pub mod nginx;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod process;

@@ -233,10 +233,14 @@ fn free_port() -> u16 {
     listener.local_addr().expect("it is bound").port()
 }
 
+/// Whether the tests run as root.
+pub(crate) fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0)
+}
+
 /// Postgres refuses to run as root.
 fn owner_args() -> Vec<&'static str> {
-    let root = std::fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0);
-    if root { vec!["--reuid=postgres", "--regid=postgres", "--clear-groups"] } else { vec![] }
+    if is_root() { vec!["--reuid=postgres", "--regid=postgres", "--clear-groups"] } else { vec![] }
 }
 
 pub(crate) fn as_owner(program: impl AsRef<std::ffi::OsStr>) -> Command {

@@ -145,6 +145,16 @@ impl Server {
         self.process.pid()
     }
 
+    /// Bytes of memory that it has, by the system's count.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn memory(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+        kilobytes.unwrap().trim().parse::<usize>().unwrap() * 1024
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self) {
         self.process.kill();
@@ -185,6 +195,41 @@ impl Server {
             let value = line.get(field).or_else(|| line["fields"].get(field))?;
             listening.then(|| value.as_str()?.parse().ok()).flatten()
         })
+    }
+}
+
+/// Instances of one service, each at a port of its own, to which it comes back.
+#[derive(Debug)]
+pub struct Processes {
+    /// Settings of all of them.
+    pub env: Vec<(&'static str, String)>,
+    ports: Vec<u16>,
+    /// Those that run.
+    pub running: Vec<Option<Server>>,
+}
+
+impl Processes {
+    /// Starts so many, and waits until they are ready.
+    pub async fn start(env: Vec<(&'static str, String)>, count: usize) -> Self {
+        let ports = (0..count).map(|_| free_port()).collect();
+        let mut this = Self { env, ports, running: (0..count).map(|_| None).collect() };
+        for at in 0..count {
+            this.launch(at).await;
+        }
+        this
+    }
+
+    /// Starts one of them again.
+    pub async fn launch(&mut self, at: usize) {
+        let port = self.ports[at].to_string();
+        let mut env: Vec<(&str, &str)> = self.env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        env.push(("REALTIME_PORT", &port));
+        self.running[at] = Some(Server::spawn(&env).await);
+    }
+
+    /// Where they are, whether they run or not.
+    pub fn addrs(&self) -> Vec<SocketAddr> {
+        self.ports.iter().map(|port| SocketAddr::from(([127, 0, 0, 1], *port))).collect()
     }
 }
 
