@@ -14,8 +14,8 @@ use crate::http::AppState;
 use crate::http::answer;
 use crate::session::Transport;
 
-/// Why an instance may be not ready.
-const REASONS: [&str; 3] = ["starting", "broker", "draining"];
+/// Why an instance that is not leaving may be not ready.
+const REASONS: [&str; 2] = ["starting", "broker"];
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -74,7 +74,7 @@ pub(super) async fn live() -> Response<Body> {
     answer::json(StatusCode::OK, "{\"status\":\"live\"}".to_owned())
 }
 
-/// Why this instance is not ready, one of `REASONS`.
+/// Why this instance is not ready: `draining`, or one of `REASONS`.
 fn not_ready(shared: &AppState) -> Option<&'static str> {
     if shared.is_leaving() {
         Some("draining")
@@ -132,14 +132,15 @@ pub(super) async fn info(State(shared): State<AppState>) -> Response<Body> {
 
 /// The Prometheus text format.
 pub(super) async fn metrics(State(shared): State<AppState>) -> Response<Body> {
-    let (sockets, silent) = shared.connections.sockets();
-    let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-    shared.metrics.sockets.with_label_values(&["speaking"]).set(count(sockets.saturating_sub(silent)));
-    shared.metrics.sockets.with_label_values(&["silent"]).set(count(silent));
     let why = not_ready(&shared);
     for reason in REASONS {
         shared.metrics.not_ready.with_label_values(&[reason]).set(i64::from(why == Some(reason)));
     }
+    let (sockets, silent) = shared.connections.sockets();
+    let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    shared.metrics.sockets.with_label_values(&["speaking"]).set(count(sockets.saturating_sub(silent)));
+    shared.metrics.sockets.with_label_values(&["silent"]).set(count(silent));
+    shared.metrics.draining.set(i64::from(shared.is_leaving()));
     let mut response = Response::new(Body::from(shared.metrics.render()));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);

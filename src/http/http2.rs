@@ -107,14 +107,14 @@ where
 }
 
 /// Drops the request when its stream is cut or does not take what it is offered; for its client that is a reset of this stream.
-async fn carry(request: impl Future<Output = ()>) {
+fn carry(request: impl Future<Output = ()>) -> impl Future<Output = ()> {
     let uptake = Arc::<Uptake>::default();
-    let carried = async {
+    let known = Arc::clone(&uptake);
+    UPTAKE.scope(known, async move {
         tokio::select! {
             biased; // whether it takes anything is known only after it was polled
             () = request => {}
             () = uptake.given_up() => {}
         }
-    };
-    UPTAKE.scope(Arc::clone(&uptake), carried).await;
+    })
 }

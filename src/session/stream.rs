@@ -60,7 +60,8 @@ impl Session {
         let mut leaving = Leaving { opening: Opening::new(self, transport), outbox, hub, id };
         stream! {
             loop {
-                match leaving.opening.next().await {
+                // In a box, which is gone before the stream is live: what a step needs while it is under way is large.
+                match Box::pin(leaving.opening.next()).await {
                     Step::Frames(frames) => { yield Output::Frames(frames); continue; }
                     Step::Problem(error) => { yield Output::Problem(error); return; }
                     Step::End(reason) => { yield Output::End(reason); return; }

@@ -36,6 +36,7 @@ pub struct MetricSet {
     pub connections: IntCounterVec,
     pub active_connections: IntGaugeVec,
     pub sockets: IntGaugeVec,
+    pub draining: IntGauge,
     pub ended: IntCounterVec,
     pub subscriptions: IntGauge,
     pub job_updates: IntCounterVec,
@@ -94,6 +95,10 @@ impl Maker {
         self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS.to_vec())))
     }
 
+    fn gauges(&self, name: &str, help: &str, label: &str) -> IntGaugeVec {
+        self.add(IntGaugeVec::new(Opts::new(name, help), &[label]))
+    }
+
     fn gauge(&self, name: &str, help: &str) -> IntGauge {
         self.add(IntGauge::new(name, help))
     }
@@ -118,9 +123,9 @@ impl Metrics {
                 "Connections by outcome",
                 &["transport", "status"],
             ),
-            active_connections: make
-                .add(IntGaugeVec::new(Opts::new("realtime_active_connections", "Open connections"), &["transport"])),
-            sockets: make.add(IntGaugeVec::new(Opts::new("realtime_sockets", "Accepted connections"), &["state"])),
+            active_connections: make.gauges("realtime_active_connections", "Open connections", "transport"),
+            sockets: make.gauges("realtime_sockets", "Accepted connections", "state"),
+            draining: make.gauge("realtime_draining", "Whether this instance was asked to leave"),
             ended: make.counters("realtime_ended_total", "Streams that ended, by reason", &["reason"]),
             subscriptions: make.gauge("realtime_subscriptions", "Subscriptions of open streams"),
             job_updates: make.counters("realtime_job_updates_total", "Applied job updates", &["status"]),
@@ -164,8 +169,7 @@ impl Metrics {
                 "Requests by route and status class",
                 &["route", "status"],
             ),
-            not_ready: make
-                .add(IntGaugeVec::new(Opts::new("realtime_not_ready", "Why /health/ready would refuse"), &["reason"])),
+            not_ready: make.gauges("realtime_not_ready", "Why /health/ready would refuse", "reason"),
             connections_max: make.gauge("realtime_max_connections", "Streams that this instance may carry"),
             tls_handshakes: make.counters("realtime_tls_handshakes_total", "TLS handshakes by outcome", &["outcome"]),
             tls_reloads: make.counters("realtime_tls_reloads_total", "Changed certificates by outcome", &["outcome"]),

@@ -5,14 +5,14 @@
 
 use std::convert::Infallible;
 use std::future::Future as _;
+use std::pin::Pin;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Context;
 use std::task::Poll;
 
-use async_stream::stream;
 use bytes::Bytes;
 use futures_util::Stream;
-use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -57,16 +57,26 @@ impl Uptake {
 }
 
 /// The same pieces, noting when each is offered and when the next is asked for.
-pub(super) fn noted(
-    pieces: impl Stream<Item = Bytes> + Send,
+pub(super) fn noted<S: Stream<Item = Bytes>>(pieces: S, uptake: Arc<Uptake>) -> Noted<S> {
+    Noted { pieces: Box::pin(pieces), uptake }
+}
+
+/// Of a type of its own: a generator around the pieces would have room for them twice.
+#[derive(Debug)]
+pub(super) struct Noted<S> {
+    pieces: Pin<Box<S>>,
     uptake: Arc<Uptake>,
-) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
-    stream! {
-        let mut pieces = pin!(pieces);
-        while let Some(piece) = pieces.next().await {
-            *uptake.offered.lock() = Some(Instant::now());
-            yield Ok(piece);
-            *uptake.offered.lock() = None;
+}
+
+impl<S: Stream<Item = Bytes>> Stream for Noted<S> {
+    type Item = Result<Bytes, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        *self.uptake.offered.lock() = None;
+        let piece = self.pieces.as_mut().poll_next(cx);
+        if let Poll::Ready(Some(_)) = piece {
+            *self.uptake.offered.lock() = Some(Instant::now());
         }
+        piece.map(|piece| piece.map(Ok))
     }
 }

@@ -108,7 +108,8 @@ fn the_grace_is_the_sum() {
     assert!(deployment.contains(&said), "the comment says: {said}");
     assert!(read("k8s/README.md").contains(&format!("**Grace {grace} s**")));
     let compose = read("docker-compose.yml");
-    assert_eq!((values(&compose, "DRAIN_MS"), values(&compose, "stop_grace_period")), (vec!["5s"], vec!["15s"]));
+    let said = ["DRAIN_NOTICE_MS", "DRAIN_MS", "stop_grace_period"].map(|key| values(&compose, key));
+    assert_eq!(said, [vec!["0s"], vec!["5s"], vec!["15s"]]);
 }
 
 #[test]
@@ -244,12 +245,12 @@ async fn readiness_is_a_metric() {
     world.people(&[("ada", &["a"])]).await;
     let owned = world.env();
     let mut env: Vec<(&str, &str)> = owned.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    env.extend([("DRAIN_NOTICE_MS", "20000"), ("MAX_CONNECTIONS", "123")]);
+    env.extend([("DRAIN_NOTICE_MS", "10000"), ("DRAIN_MS", "20000"), ("MAX_CONNECTIONS", "123")]);
     let mut server = Server::spawn(&env).await;
     async fn why(server: &Server, reason: &str) -> Option<f64> {
         server.metric(&format!("realtime_not_ready{{reason=\"{reason}\"}}")).await
     }
-    for reason in ["starting", "broker", "draining"] {
+    for reason in ["starting", "broker"] {
         assert_eq!(why(&server, reason).await, Some(0.0), "{reason}");
     }
     assert_eq!(server.metric("realtime_max_connections").await, Some(123.0));
@@ -265,7 +266,7 @@ async fn readiness_is_a_metric() {
     }
     server.terminate();
     eventually("it says that it leaves", Duration::from_secs(10), async || {
-        (why(&server, "draining").await == Some(1.0)).then_some(())
+        (server.metric("realtime_draining").await == Some(1.0)).then_some(())
     })
     .await;
     assert_eq!(http::get(server.addr(), "/health/ready", "").await.status, 503);
