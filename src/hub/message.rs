@@ -18,12 +18,14 @@ use crate::event::Moved;
 use crate::hub::CloseReason;
 use crate::hub::Frame;
 use crate::hub::OutboxLimits;
+use crate::hub::delivery::Delivery;
 use crate::hub::wire::Holder;
 use crate::hub::wire::Seat;
 use crate::hub::wire::States;
 use crate::inspect::Inspector;
 use crate::inspect::LaneView;
 use crate::inspect::Standing;
+use crate::spans::Spans;
 
 /// How often a peer that can answer is asked whether it is there.
 const PING: Duration = Duration::from_secs(25);
@@ -57,6 +59,8 @@ pub struct LaneSettings {
     pub states: Arc<dyn States>,
     /// Who remembers what happened to streams.
     pub inspector: Inspector,
+    /// Who is told of deliveries that are part of a trace.
+    pub spans: Spans,
 }
 
 impl LaneSettings {
@@ -64,8 +68,8 @@ impl LaneSettings {
     #[must_use]
     pub fn new(heartbeat: Duration, leeway: Duration, outbox: OutboxLimits, states: Arc<dyn States>) -> Self {
         let (ping, lively) = (PING, LIVELY);
-        let (expiry_notice, inspector) = (EXPIRY_NOTICE + leeway, Inspector::default());
-        Self { heartbeat, ping, lively, expiry_notice, leeway, outbox, states, inspector }
+        let (expiry_notice, inspector, spans) = (EXPIRY_NOTICE + leeway, Inspector::default(), Spans::default());
+        Self { heartbeat, ping, lively, expiry_notice, leeway, outbox, states, inspector, spans }
     }
 }
 
@@ -145,6 +149,7 @@ pub(super) enum LaneMessage<H = TcpStream> {
     Find(Arc<[Channel]>, oneshot::Sender<Found>),
     Look(Arc<[ConnectionId]>, oneshot::Sender<Standings>),
     Survey(Arc<[Channel]>, oneshot::Sender<Survey>),
+    Traced(Arc<[Arc<Delivery>]>),
     Leave(ConnectionId),
     Cut(ConnectionId),
     Drain(Duration),

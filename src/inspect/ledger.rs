@@ -46,7 +46,7 @@ pub struct Ledger {
 
 #[derive(Debug, Default)]
 struct Books {
-    lives: HashMap<u64, Life>,
+    lives: HashMap<u64, Box<Life>>,
     /// The life of each connection; also of one that has ended, for its lane may have yet to say up to where it was written.
     of_connection: HashMap<u64, u64>,
     of_user: HashMap<Id, Person>,
@@ -299,7 +299,7 @@ impl Ledger {
 impl Books {
     fn life(&mut self, connection: u64) -> Option<&mut Life> {
         let number = self.of_connection.get(&connection)?;
-        self.lives.get_mut(number)
+        self.lives.get_mut(number).map(Box::as_mut)
     }
 
     fn open(&mut self, opened: Opened<'_>, now_ms: u64) {
@@ -317,7 +317,7 @@ impl Books {
             }
             None => {
                 self.next += 1;
-                self.lives.insert(number, Life::new(opened, now_ms));
+                self.lives.insert(number, Box::new(Life::new(opened, now_ms)));
             }
         }
     }

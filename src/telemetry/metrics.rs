@@ -58,6 +58,7 @@ pub struct MetricSet {
     pub store_queries: IntCounterVec,
     pub grants_cached: IntCounterVec,
     pub http_requests: IntCounterVec,
+    pub spans: IntCounterVec,
     pub inspector_lives: IntGauge,
     pub inspector_forgotten: IntCounterVec,
 }
@@ -157,6 +158,7 @@ impl Metrics {
                 "Requests by route and status class",
                 &["route", "status"],
             ),
+            spans: make.counters("realtime_spans_total", "Spans by what became of them", &["outcome"]),
             inspector_lives: make.gauge("realtime_inspector_lives", "Streams that the inspector remembers"),
             inspector_forgotten: make.counters(
                 "realtime_inspector_forgotten_total",

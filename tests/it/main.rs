@@ -41,6 +41,7 @@ mod support;
 mod support_tests;
 mod tickets;
 mod tidy;
+mod traces;
 mod watched;
 mod worker;
 mod ws;
