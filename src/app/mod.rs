@@ -149,13 +149,14 @@ impl App {
         let node = broker.redis().map_or(1, RedisBroker::node);
         let spans = Spans::start(&config, format!("{node:016x}"), &metrics, &tasks, &stop)
             .map_err(|error| StartError::Unavailable(format!("OTLP_ENDPOINT: {error}")))?;
-        let lane = LaneSettings { ping: config.hooks.ping, inspector, spans: spans.clone(), ..lane };
+        let lane = LaneSettings { ping: config.hooks.ping, inspector: inspector.clone(), spans: spans.clone(), ..lane };
         let hub = Hub::start(lanes(&config), &lane, window, &metrics, &tasks, &stop)
             .map_err(|error| StartError::Unavailable(format!("can't start: {error}; raise the limit of open files")))?;
         let seeds = ingest::Seeds::default();
         let ingest = Ingest {
             seeds,
             spans,
+            inspector,
             broker: broker.clone(),
             store: store.clone(),
             metrics: metrics.clone(),

@@ -44,8 +44,10 @@ use crate::broker::JobOutcome;
 use crate::broker::Once;
 use crate::event::Channel;
 use crate::event::Cursor;
+use crate::event::Id;
 use crate::event::Kind;
 use crate::event::Trace;
+use crate::inspect::Inspector;
 use crate::jobs::JobUpdate;
 use crate::jobs::TerminalStatuses;
 use crate::spans::Ingesting;
@@ -75,6 +77,8 @@ pub struct Ingest {
     pub seeds: Seeds,
     /// Who is told of what is part of a trace.
     pub spans: Spans,
+    /// Who remembers what was dropped.
+    pub inspector: Inspector,
 }
 
 /// An update could not be judged now; it may be tried again under the same name.
@@ -113,8 +117,16 @@ impl Ingest {
             outcome = self.broker.append_job(&append).await;
         }
         tally::Tally::new(&self.metrics, source).count(outcome.as_ref().ok(), &update.status);
+        self.note(&update.job, outcome.as_ref().ok(), source);
         span.into_iter().for_each(|span| span.end(word(outcome.as_ref().ok()), outcome.is_err()));
         Ok(outcome?)
+    }
+
+    /// Tells the inspector of an update that the log has dropped.
+    fn note(&self, job: &Id, outcome: Option<&JobOutcome>, source: &'static str) {
+        if let Some(JobOutcome::Rejected(reject)) = outcome {
+            self.inspector.note(|ledger| ledger.rejected(&Channel::of(Kind::Jobs, job), source, reject.as_str()));
+        }
     }
 
     /// The same, tried again for a while under the same name.

@@ -218,6 +218,7 @@ impl<'a> Line<'a> {
             rest = others;
             for (held, outcome) in of_job.iter().zip(these) {
                 tally.count(outcome.as_ref(), &held.update.status);
+                self.ingest.note(&held.update.job, outcome.as_ref(), "redis");
                 if !matches!(outcome, None | Some(JobOutcome::Behind(_) | JobOutcome::Unknown)) {
                     self.lag.observe(seconds(now_us.saturating_sub(held.accepted_us)));
                 }

@@ -187,7 +187,7 @@ async fn revocations_and_refusals_are_told() {
     let refused = one.app.try_stream("eve", "channels=jobs.a", &[]).await.unwrap_err().answer();
     assert_eq!(refused.status, 403);
     let told = one.explain("eve", "jobs.a", "").await;
-    assert_eq!(told["instances"][0]["refusals"][0]["code"], "PERMISSION_DENIED", "{told}");
+    assert_eq!(told["instances"][0]["refusals"][0]["what"], "PERMISSION_DENIED", "{told}");
     let recent = get(one.port, "/inspect/instances?recent=1").await.json();
     let recent = &recent["instances"][0]["recent"];
     assert_eq!(
@@ -287,6 +287,8 @@ async fn the_log_says_what_it_knows_of_an_event() {
     assert_eq!(dropped["channel"], "jobs.b");
     let told = one.explain("ada", "jobs.b", dropped["at"].as_str().unwrap()).await;
     assert!(told["says"][0].as_str().unwrap().contains("judged here and dropped"), "{told}");
+    assert_eq!(told["instances"][0]["rejections"][0]["what"], "redis: terminal", "{told}");
+    assert!(told["says"].to_string().contains("that was dropped: redis: terminal"), "{told}");
     // Beyond the window the log itself is asked.
     for n in 0..1010 {
         one.app.progress("a", n + 10).await;

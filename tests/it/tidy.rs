@@ -27,7 +27,7 @@ const IMPORTS: &[(&str, &str)] = &[
     ("broker", "event config telemetry jobs auth"),
     ("hub", "event config telemetry error auth inspect spans"), // error: for the code of a close reason; auth: for `Grant`
     ("presence", "event config telemetry auth broker"),
-    ("ingest", "event jobs config telemetry error auth broker store digest spans"), // store: seeds a lost state, writes states back
+    ("ingest", "event jobs config telemetry error auth broker store digest spans inspect"), // store: seeds a lost state, writes states back
     ("session", "event jobs config telemetry error auth hub presence broker store cache digest inspect"),
     ("transport", "error session hub telemetry"),
     (

@@ -67,10 +67,10 @@ function channels(instances) {
 }
 
 function recent(instances) {
-  const kinds = [["resumes", "Resumes and resets"], ["refusals", "Refused"], ["revocations", "Taken away"], ["limits", "Limits that were hit"]];
+  const kinds = [["resumes", "Resumes and resets"], ["refusals", "Refused"], ["revocations", "Taken away"], ["limits", "Limits that were hit"], ["rejections", "Updates that the log dropped"]];
   const columns = [
     ["When", (note) => time(note.atMs)],
-    ["User", (note) => note.user],
+    ["User", (note) => note.user || null],
     ["What", (note) => note.what],
     ["Channels", (note) => note.channels || null],
     ["Connection", (note) => note.connection],
@@ -110,7 +110,9 @@ function account(one) {
     const columns = [["Position", (fate) => fate.at], ["Outcome", (fate) => fate.outcome], ["Why", (fate) => fate.says]];
     parts.push(table(`What became of it on ${life.connection}`, columns, life.fates));
   }
-  const refusals = [["When", (refusal) => time(refusal.atMs)], ["Code", (refusal) => refusal.code], ["Channels", (refusal) => refusal.channels]];
+  const refusals = [["When", (refusal) => time(refusal.atMs)], ["Code", (refusal) => refusal.what], ["Channels", (refusal) => refusal.channels]];
+  const dropped = [["When", (note) => time(note.atMs)], ["Whence and why", (note) => note.what]];
+  if (one.rejections.length) parts.push(table("Updates that the log dropped", dropped, one.rejections));
   if (one.refusals.length) parts.push(table("Requests that were refused", refusals, one.refusals));
   return parts;
 }
