@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use serde_json::json;
 use tidings::store::Role;
+use tokio::time::Instant;
 
 use crate::support::app::TestApp;
 use crate::support::app::World;
@@ -18,6 +19,7 @@ use crate::support::eventually;
 use crate::support::http;
 use crate::support::http::Response;
 use crate::support::pace;
+use crate::support::process::Server;
 use crate::support::redis::RedisServer;
 use crate::support::tokens;
 use crate::support::wire::narrow;
@@ -485,9 +487,34 @@ async fn the_page_shows_what_is_and_escapes_it() {
         format!("http://{}/inspect?user=%3Cimg%20src%3Dx%20onerror%3Dwindow.hacked%3D1%3E&channel=jobs.a", one.port);
     let tab = page.open_tab(&url).await;
     eventually("it says what is wrong", SOON, async || {
-        (page.eval_in(tab, &shows("answer", "malformed")).await == true).then_some(())
+        (page.eval_in(tab, &shows("says", "malformed")).await == true).then_some(())
     })
     .await;
     assert_eq!(page.eval_in(tab, clean).await, true);
     one.app.app.stop().await;
+}
+
+/// An instance that does not answer: the others' answer comes all the same, in time, and says that it is not complete.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_is_silent_is_missed() {
+    let world = World::redis().await;
+    world.people(&[("ada", &["a"])]).await;
+    let mut env = world.env();
+    env.push(("INSPECTOR", "true".to_owned()));
+    let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let (one, mut two) = (Server::spawn(&env).await, Server::spawn(&env).await);
+    let path = "/inspect/explain?user=ada&channel=jobs.a";
+    let all = async || get(one.metrics_addr(), path).await.json();
+    eventually("both answer", SOON, async || {
+        let told = all().await;
+        (told["complete"] == true && told["instances"].as_array().unwrap().len() == 2).then_some(())
+    })
+    .await;
+    two.freeze();
+    let begun = Instant::now();
+    let told = all().await;
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert_eq!((&told["complete"], told["instances"].as_array().unwrap().len()), (&json!(false), 1), "{told}");
+    assert!(told["says"].to_string().contains("not every instance has answered"), "{told}");
+    two.thaw();
 }
