@@ -11,7 +11,8 @@
 //! * [`http`] routes, layers, listeners
 //!
 //! Beside the line: [`auth`] who are you and what may you see, [`store`] what the database is asked, [`limits`] how much at a time,
-//! [`inspect`] what happened to whom.
+//! [`inspect`] what happened to whom,
+//! [`spans`] what is part of a trace.
 //! Under everything: [`event`] the words, [`error`], [`config`], [`clock`], [`cache`], [`digest`], [`telemetry`].
 //! Above everything: [`app`] wiring, [`cli`] commands.
 
@@ -33,6 +34,7 @@ pub mod jobs;
 pub mod limits;
 pub mod presence;
 pub mod session;
+pub mod spans;
 pub mod store;
 pub mod telemetry;
 pub mod transport;

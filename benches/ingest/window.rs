@@ -33,7 +33,7 @@ fn entry(n: u64, jobs: u64) -> Arc<Entry> {
         accepted_us: 1,
     };
     let judged = Some((Id::parse(&job).expect("an id"), RawName { mark: 1, offset: n }));
-    Arc::new(Entry { id: LogId { ms: n + 1, seq: 0 }, print: Fingerprint(n), event: Some(event), judged })
+    Arc::new(Entry { id: LogId { ms: n + 1, seq: 0 }, print: Fingerprint(n), event: Some(event), judged, trace: None })
 }
 
 pub(crate) fn run(jobs: u64, entries: u64) {

@@ -47,6 +47,7 @@ use crate::presence::PresenceSettings;
 use crate::session::LEEWAY_S;
 use crate::session::RoomStates;
 use crate::session::Sessions;
+use crate::spans::Spans;
 use crate::store::Store;
 use crate::store::StoreError;
 use crate::telemetry::Metrics;
@@ -149,18 +150,29 @@ impl App {
         let states = Arc::new(RoomStates(presence.clone()));
         let lane = LaneSettings::new(config.heartbeat_interval, Duration::from_secs(LEEWAY_S), outbox, states);
         let inspector = Inspector::new(config.inspector, &metrics);
-        let lane = LaneSettings { ping: config.hooks.ping, age_max: config.stream_age_max, inspector, ..lane };
+        let node = broker.redis().map_or(1, RedisBroker::node);
+        let spans = Spans::start(&config, format!("{node:016x}"), &metrics, &tasks, &stop)
+            .map_err(|error| StartError::Unavailable(format!("OTLP_ENDPOINT: {error}")))?;
+        let lane = LaneSettings {
+            ping: config.hooks.ping,
+            age_max: config.stream_age_max,
+            inspector: inspector.clone(),
+            spans: spans.clone(),
+            ..lane
+        };
         let hub = Hub::start(lanes(&config), &lane, window, &metrics, &tasks, &stop)
             .map_err(|error| StartError::Unavailable(format!("can't start: {error}; raise the limit of open files")))?;
         let seeds = ingest::Seeds::default();
         let ingest = Ingest {
             seeds,
+            spans,
+            inspector,
             broker: broker.clone(),
             store: store.clone(),
             metrics: metrics.clone(),
             terminal: terminal.clone(),
         };
-        let members = Members::new(broker.redis().map_or(1, RedisBroker::node));
+        let members = Members::new(node);
         line::start(&config, &hub, &ingest, &members, &tasks, &stop);
         tasks.spawn(line::tell(moves, hub.clone(), stop.clone()));
         let users = Arc::new(Directory::new(store.clone(), &config));

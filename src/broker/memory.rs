@@ -36,6 +36,7 @@ use crate::event::Id;
 use crate::event::Kind;
 use crate::event::LogId;
 use crate::event::RawName;
+use crate::event::Trace;
 use crate::jobs::JobState;
 use crate::jobs::Judgement;
 use crate::jobs::Reject;
@@ -236,7 +237,7 @@ impl Inner {
             return (cursor, None);
         }
         let heard = append.once.raw().zip(Id::parse(append.event.channel.id()).ok()).map(|(raw, id)| (id, raw));
-        let entry = self.entry(Some(append.event.clone()), heard);
+        let entry = self.entry(Some(append.event.clone()), heard, append.trace);
         let cursor = Cursor { epoch, at: entry.id, print: entry.print };
         if let Some(name) = name {
             self.once.put(name.to_owned(), Answer::Applied(cursor));
@@ -328,19 +329,19 @@ impl Inner {
         job: &mut Job,
         epoch: Epoch,
     ) -> (JobOutcome, Option<Entry>) {
-        let update = append.update;
+        let (update, trace) = (append.update, append.update.trace.as_deref());
         let judged = match append.once {
             Once::Raw(raw) | Once::LateRaw(raw) => Some((update.job.clone(), raw)),
             Once::Named(_) | Once::Source(_) => None,
         };
         match judgement {
             Judgement::Rejected(reject) => {
-                let entry = judged.map(|judged| self.entry(None, Some(judged)));
+                let entry = judged.map(|judged| self.entry(None, Some(judged), trace));
                 (JobOutcome::Rejected(reject), entry)
             }
             Judgement::Applied(state, delivery) => {
                 let event = job_event(&update.job, &state, delivery, append.accepted_us);
-                let entry = self.entry(Some(event), judged);
+                let entry = self.entry(Some(event), judged, trace);
                 let cursor = Cursor { epoch, at: entry.id, print: entry.print };
                 job.version = entry.id;
                 job.state = Some(state);
@@ -371,12 +372,12 @@ impl Inner {
         }
     }
 
-    fn entry(&mut self, event: Option<Event>, judged: Option<(Id, RawName)>) -> Entry {
+    fn entry(&mut self, event: Option<Event>, judged: Option<(Id, RawName)>, trace: Option<&Trace>) -> Entry {
         let now = LogId { ms: clock::now_us() / 1000, seq: 0 };
         // A clock that steps back must not reorder the log.
         let next = LogId { ms: self.last.ms, seq: self.last.seq + 1 };
         self.last = now.max(next);
-        Entry { id: self.last, print: Fingerprint::random(), event, judged }
+        Entry { id: self.last, print: Fingerprint::random(), event, judged, trace: trace.copied().map(Box::new) }
     }
 
     async fn deliver(&mut self, entries: Vec<Arc<Entry>>) {

@@ -9,6 +9,7 @@ use crate::event::Event;
 use crate::event::Fingerprint;
 use crate::event::LogId;
 use crate::event::RawName;
+use crate::event::Trace;
 use crate::jobs::JobState;
 use crate::jobs::JobUpdate;
 use crate::jobs::Reject;
@@ -99,6 +100,8 @@ pub struct EventAppend<'a> {
     pub event: &'a Event,
     /// Its identity.
     pub once: &'a EventOnce,
+    /// The trace that it is a part of, if somebody records one.
+    pub trace: Option<&'a Trace>,
 }
 
 /// What became of an update.

@@ -117,8 +117,11 @@ fn account(account: &Account) -> String {
     if account.more > 0 {
         text.push_str(&format!("  and {} streams more\n", account.more));
     }
+    for dropped in &account.rejections {
+        text.push_str(&format!("  update dropped {}: {}\n", time(dropped.at_ms), plain(&dropped.what)));
+    }
     for refusal in &account.refusals {
-        let (at, code, channels) = (time(refusal.at_ms), plain(&refusal.code), plain(&refusal.channels));
+        let (at, code, channels) = (time(refusal.at_ms), plain(&refusal.what), plain(&refusal.channels));
         text.push_str(&format!("  refused {at}: {code} for {channels}\n"));
     }
     text

@@ -37,6 +37,7 @@ impl Config {
         self.check_log(&mut mistakes);
         self.check_streams(&mut mistakes);
         self.check_limits(&mut mistakes);
+        self.check_endpoint(&mut mistakes);
     }
 
     fn check_servers(&self, mistakes: &mut Mistakes<'_>) {
@@ -78,6 +79,15 @@ impl Config {
         let stale = self.grant_stale_max;
         mistakes.wrong(stale < self.grant_max_age, "GRANT_STALE_MAX_MS: not below GRANT_MAX_AGE_MS");
         mistakes.wrong(stale > MINUTE * 60, "GRANT_STALE_MAX_MS: at most 1 h");
+    }
+
+    /// Whoever takes spans is named without a credential, which would stand in the log of every start.
+    fn check_endpoint(&self, mistakes: &mut Mistakes<'_>) {
+        let endpoint = &self.otlp_endpoint;
+        let rest = endpoint.strip_prefix("https://").or_else(|| endpoint.strip_prefix("http://"));
+        let plain = |rest: &str| !rest.is_empty() && !rest.contains(|c: char| c.is_whitespace() || c == '@');
+        let good = endpoint.is_empty() || rest.is_some_and(plain);
+        mistakes.wrong(!good, "OTLP_ENDPOINT: must look like http://collector:4318");
     }
 
     fn check_log(&self, mistakes: &mut Mistakes<'_>) {

@@ -120,6 +120,8 @@ pub struct Config {
     #[serde(rename = "drain_ms", deserialize_with = "millis")]
     pub drain: Duration,
     pub inspector: bool,
+    pub otlp_endpoint: String,
+    pub otlp_service_name: String,
     pub log_level: String,
     pub log_format: LogFormat,
     /// Every setting as it is in force, secrets hidden, one `key = value` a line.

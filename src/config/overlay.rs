@@ -2,6 +2,10 @@
 
 use std::collections::BTreeMap;
 
+/// Variables of the OpenTelemetry specification that mean the same as ours; ours come first.
+const STANDARD: [(&str, &str); 2] =
+    [("OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"), ("OTLP_SERVICE_NAME", "OTEL_SERVICE_NAME")];
+
 pub(super) fn file(
     table: &mut toml::Table,
     defaults: &toml::Table,
@@ -36,7 +40,8 @@ pub(super) fn variables(
         let name = key.to_uppercase();
         // The owner's documents say HEARTBEAT_INTERVAL, in milliseconds; the unit is part of our name.
         let short = name.strip_suffix("_MS").map(str::to_owned);
-        let given = given.get(&name).or_else(|| short.and_then(|short| given.get(&short)));
+        let standard = STANDARD.iter().find(|(ours, _)| *ours == name).and_then(|(_, theirs)| given.get(*theirs));
+        let given = given.get(&name).or_else(|| short.and_then(|short| given.get(&short))).or(standard);
         let Some(text) = given else { continue };
         match typed(text.trim(), default) {
             Ok(value) => drop(table.insert(key.clone(), value)),

@@ -58,6 +58,8 @@ fn b104_risky_settings_are_refused() {
         ("JWKS_URL", "ftp://x", "https://"),
         ("TLS_CERT_FILE", "tls.crt", "both or neither"),
         ("TLS_KEY_FILE", "tls.key", "both or neither"),
+        ("OTLP_ENDPOINT", "collector:4318", "http://"),
+        ("OTLP_ENDPOINT", "http://user:word@collector:4318", "http://"),
     ];
     for (name, value, part) in cases {
         let text = with(&[(name, value)]).expect_err(name);
@@ -93,4 +95,13 @@ fn b102_nothing_secret_is_shown() {
     for text in [config.shown.clone(), format!("{config:?}")] {
         assert!(!text.contains("hunter2") && !text.contains(secret), "{text}");
     }
+}
+
+#[test]
+fn the_variables_of_opentelemetry_count_after_ours() {
+    let theirs = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://their:4318"), ("OTEL_SERVICE_NAME", "theirs")];
+    let config = with(&theirs).unwrap();
+    assert_eq!((config.otlp_endpoint.as_str(), config.otlp_service_name.as_str()), ("http://their:4318", "theirs"));
+    let config = with(&[theirs[0], ("OTLP_ENDPOINT", "http://ours:4318")]).unwrap();
+    assert_eq!((config.otlp_endpoint.as_str(), config.otlp_service_name.as_str()), ("http://ours:4318", "tidings"));
 }

@@ -8,6 +8,7 @@ mod log;
 mod name;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 use std::sync::Arc;
 
@@ -26,9 +27,12 @@ pub use log::Lookup;
 pub use log::WindowLimits;
 pub use name::EventName;
 pub use name::InvalidEventName;
+pub use trace::Trace;
 
 /// What an entry takes beside its texts: itself, the heads of its allocations, its places in the window's indexes.
-const ENTRY_BYTES: usize = 320;
+const ENTRY_BYTES: usize = 328;
+/// What a trace takes on top of that.
+const TRACE_BYTES: usize = 48;
 
 /// What a lagging client may miss: the delivery class of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -92,6 +96,8 @@ pub struct Entry {
     pub event: Option<Event>,
     /// The job and the raw update that this entry judged, if it judged one.
     pub judged: Option<(Id, RawName)>,
+    /// The trace that it is a part of, if somebody records one.
+    pub trace: Option<Box<Trace>>,
 }
 
 impl Entry {
@@ -100,6 +106,6 @@ impl Entry {
     #[must_use]
     pub fn weight(&self) -> usize {
         let event = self.event.as_ref().map_or(0, |e| e.data.len() + 2 * e.channel.as_str().len());
-        event + ENTRY_BYTES
+        event + ENTRY_BYTES + self.trace.as_ref().map_or(0, |_| TRACE_BYTES)
     }
 }

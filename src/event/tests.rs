@@ -165,7 +165,7 @@ fn entry(n: u64, channel: Option<u8>) -> Arc<Entry> {
         terminal: false,
         accepted_us: 0,
     });
-    Arc::new(Entry { id: LogId { ms: n, seq: 0 }, print: Fingerprint(n * 7 + 1), event, judged: None })
+    Arc::new(Entry { id: LogId { ms: n, seq: 0 }, print: Fingerprint(n * 7 + 1), event, judged: None, trace: None })
 }
 
 #[derive(Debug, Clone)]

@@ -185,7 +185,7 @@ impl Commander {
         if wire.data.is_none() {
             return Err(ApiError::invalid("data"));
         }
-        let cursor = ingest::publish_one(&self.shared, caller, text.as_bytes()).await?;
+        let cursor = ingest::publish_one(&self.shared, caller, text.as_bytes(), None).await?;
         Ok(ack(wire.id, None, cursor.map(|cursor| cursor.to_string())))
     }
 }

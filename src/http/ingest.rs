@@ -23,10 +23,12 @@ use crate::error::ApiError;
 use crate::event::Cursor;
 use crate::event::Id;
 use crate::event::Kind;
+use crate::event::Trace;
 use crate::http::AppState;
 use crate::http::answer;
 use crate::http::caller::caller;
 use crate::http::caller::within_rate;
+use crate::http::observe;
 use crate::ingest::PUBLICATION_BYTES_MAX;
 use crate::ingest::Publication;
 use crate::jobs::JobUpdate;
@@ -73,6 +75,9 @@ pub(super) struct JobUpdateBody {
     seq: Option<u64>,
     /// The same one is applied once
     update_id: Option<String>,
+    /// W3C Trace Context; before the header of that name
+    #[schema(rename = "traceparent")]
+    traceparent: Option<String>,
 }
 
 /// An event for `docs.*` or `user.*`. For the document only: `Publication::parse` reads it.
@@ -89,6 +94,9 @@ pub(super) struct PublicationBody {
     ephemeral: Option<bool>,
     /// The same one is appended once
     idempotency_key: Option<String>,
+    /// W3C Trace Context; before the header of that name
+    #[schema(rename = "traceparent")]
+    traceparent: Option<String>,
 }
 
 /// Says what a job is doing.
@@ -118,7 +126,8 @@ pub(super) async fn job_update(
     }
     let id = Id::parse(&id).map_err(|_| ApiError::not_found())?;
     let bytes = read(&shared, &headers, body, UPDATE_BYTES_MAX).await?;
-    let update = JobUpdate::parse(&bytes, Some(&id)).map_err(|reject| malformed(&shared, reject))?;
+    let mut update = JobUpdate::parse(&bytes, Some(&id)).map_err(|reject| malformed(&shared, reject))?;
+    update.trace = update.trace.or_else(|| observe::trace(&headers).map(Box::new));
     let once = Once::Named(format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)));
     let judged = shared.ingest.judge_patiently(&update, &once, clock::now_us(), "http").await;
     let outcome = judged.map_err(|error| {
@@ -170,15 +179,21 @@ pub(super) async fn publish(
     let caller = caller(&shared, &uri, &headers).await?;
     within_rate(&shared, &caller, 1)?;
     let bytes = read(&shared, &headers, body, PUBLICATION_BYTES_MAX).await?;
-    let cursor = publish_one(&shared, &caller, &bytes).await?;
+    let cursor = publish_one(&shared, &caller, &bytes, observe::trace(&headers)).await?;
     let mut receipt = String::new();
     push_receipt(&mut receipt, cursor);
     Ok(answer::json(StatusCode::ACCEPTED, receipt))
 }
 
 /// Appends one publication for somebody who may. Answers its cursor, if it has one.
-pub(super) async fn publish_one(shared: &AppState, caller: &Caller, bytes: &[u8]) -> Result<Option<Cursor>, ApiError> {
-    let publication = checked(shared, caller, parse(bytes, clock::now_us())).await?;
+pub(super) async fn publish_one(
+    shared: &AppState,
+    caller: &Caller,
+    bytes: &[u8],
+    trace: Option<Trace>,
+) -> Result<Option<Cursor>, ApiError> {
+    let mut publication = checked(shared, caller, parse(bytes, clock::now_us())).await?;
+    publication.trace = publication.trace.or(trace.map(Box::new));
     let (done, failed) = append(shared, caller, std::slice::from_ref(&publication)).await;
     failed.map_or(Ok(done.into_iter().next().flatten()), Err)
 }
@@ -201,11 +216,14 @@ pub(super) async fn publish_batch(
     let items = parsed(&bytes)?;
     let count = items.len();
     within_rate(&shared, &caller, count)?;
-    let mut publications = Vec::with_capacity(count);
+    let (mut publications, trace) = (Vec::with_capacity(count), observe::trace(&headers));
     let mut refused = Vec::new();
     for (at, item) in items.into_iter().enumerate() {
         match checked(&shared, &caller, item).await {
-            Ok(publication) => publications.push(publication),
+            Ok(mut publication) => {
+                publication.trace = publication.trace.or_else(|| trace.map(Box::new));
+                publications.push(publication);
+            }
             Err(error) => {
                 let away = error.status == 503;
                 refused.push((at, error));

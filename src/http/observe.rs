@@ -12,11 +12,14 @@ use axum::http::header;
 use axum::middleware::Next;
 use axum::response::IntoResponse as _;
 use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use crate::error::ApiError;
+use crate::event::Trace;
 use crate::http::AppState;
 
 const REQUEST_ID: &str = "x-request-id";
+const TRACEPARENT: &str = "traceparent";
 
 /// The outermost of our own layers.
 pub(super) async fn observe(State(shared): State<AppState>, request: Request<Body>, next: Next) -> Response<Body> {
@@ -25,7 +28,11 @@ pub(super) async fn observe(State(shared): State<AppState>, request: Request<Bod
     let method = method_label(&request);
     let chunked = request.headers().contains_key(header::TRANSFER_ENCODING) && request.version() <= Version::HTTP_11;
     let ambiguous = is_ambiguous(&request);
-    let span = tracing::info_span!("request", request.id = %id, http.route = route, http.method = method);
+    let span =
+        tracing::info_span!("request", request.id = %id, http.route = route, http.method = method, trace.id = Empty);
+    if let Some(trace) = trace(request.headers()) {
+        span.record("trace.id", trace.name());
+    }
     let begun = tokio::time::Instant::now();
     let answer = async {
         let response = if ambiguous {
@@ -50,6 +57,13 @@ pub(super) async fn observe(State(shared): State<AppState>, request: Request<Bod
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// Of which trace the request says that it is a part (W3C Trace Context). Two of these headers are none.
+pub(super) fn trace(headers: &HeaderMap) -> Option<Trace> {
+    let mut given = headers.get_all(TRACEPARENT).iter();
+    let only = given.next().filter(|_| given.next().is_none())?;
+    only.to_str().ok().and_then(Trace::parse)
 }
 
 fn is_ambiguous(request: &Request<Body>) -> bool {

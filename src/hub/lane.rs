@@ -97,6 +97,7 @@ impl<P: Port> Lane<P> {
             LaneMessage::Find(channels, answer) => self.find(&channels, answer),
             LaneMessage::Look(ids, answer) => self.look(&ids, answer),
             LaneMessage::Survey(channels, answer) => self.survey(&channels, answer),
+            LaneMessage::Traced(deliveries) => self.traced(&deliveries),
             LaneMessage::Leave(id) => self.leave(id),
             LaneMessage::Cut(id) => self.end_of(id, CloseReason::Cut),
             LaneMessage::Drain(within) => self.plan_drain(within),

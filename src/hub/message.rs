@@ -18,12 +18,14 @@ use crate::event::Moved;
 use crate::hub::CloseReason;
 use crate::hub::Frame;
 use crate::hub::OutboxLimits;
+use crate::hub::delivery::Delivery;
 use crate::hub::wire::Holder;
 use crate::hub::wire::Seat;
 use crate::hub::wire::States;
 use crate::inspect::Inspector;
 use crate::inspect::LaneView;
 use crate::inspect::Standing;
+use crate::spans::Spans;
 
 /// How often a peer that can answer is asked whether it is there.
 const PING: Duration = Duration::from_secs(25);
@@ -59,6 +61,8 @@ pub struct LaneSettings {
     pub states: Arc<dyn States>,
     /// Who remembers what happened to streams.
     pub inspector: Inspector,
+    /// Who is told of deliveries that are part of a trace.
+    pub spans: Spans,
 }
 
 impl LaneSettings {
@@ -76,6 +80,7 @@ impl LaneSettings {
             outbox,
             states,
             inspector: Inspector::default(),
+            spans: Spans::default(),
         }
     }
 }
@@ -156,6 +161,7 @@ pub(super) enum LaneMessage<H = TcpStream> {
     Find(Arc<[Channel]>, oneshot::Sender<Found>),
     Look(Arc<[ConnectionId]>, oneshot::Sender<Standings>),
     Survey(Arc<[Channel]>, oneshot::Sender<Survey>),
+    Traced(Arc<[Arc<Delivery>]>),
     Leave(ConnectionId),
     Cut(ConnectionId),
     Drain(Duration),

@@ -7,6 +7,7 @@ mod batch;
 mod close;
 mod connection;
 mod counts;
+mod delivery;
 mod edits;
 mod frame;
 mod hearing;
@@ -67,6 +68,7 @@ use crate::event::Fingerprint;
 use crate::event::LogId;
 use crate::event::Moved;
 use crate::inspect::Inspector;
+use crate::spans::Spans;
 use crate::telemetry::Metrics;
 use lane::Lane;
 use message::LaneMessage;
@@ -103,6 +105,7 @@ pub struct Hub {
     window: Window,
     metrics: Metrics,
     inspector: Inspector,
+    spans: Spans,
 }
 
 #[derive(Debug)]
@@ -158,8 +161,8 @@ impl Hub {
             Ok(LaneHandle { messages, bell })
         };
         let lanes = (0..lanes.max(1)).map(start).collect::<io::Result<Arc<[LaneHandle]>>>()?;
-        let (metrics, inspector) = (metrics.clone(), settings.inspector.clone());
-        Ok(Self { failed, lanes, window, metrics, inspector })
+        let (metrics, inspector, spans) = (metrics.clone(), settings.inspector.clone(), settings.spans.clone());
+        Ok(Self { failed, lanes, window, metrics, inspector, spans })
     }
 
     /// Waits until a lane has panicked: its streams are gone, and nobody would carry those who come back to it.
@@ -189,6 +192,7 @@ impl Hub {
             Feed::Entries(entries) => {
                 self.window.extend(&entries);
                 self.to_all(|| LaneMessage::Entries(Arc::clone(&entries))).await;
+                self.trace(&entries).await;
             }
             Feed::Ephemeral(event) => self.to_all(|| LaneMessage::Ephemeral(event.clone())).await,
         }

@@ -113,10 +113,18 @@ pub(super) type Appended = (Vec<Heard>, Option<BrokerError>);
 
 pub(super) async fn append(ingest: &Ingest, batch: Vec<Heard>) -> Appended {
     let names: Vec<_> = batch.iter().map(|heard| heard.publication.heard_as(heard.name)).collect();
-    let named = batch.iter().zip(&names);
-    let appends: Vec<EventAppend<'_>> =
-        named.map(|(heard, once)| EventAppend { event: &heard.publication.event, once }).collect();
+    let spans: Vec<_> = batch.iter().map(|heard| heard.publication.ingesting(&ingest.spans, SOURCE)).collect();
+    let all = batch.iter().zip(&spans);
+    let carried: Vec<_> = all.map(|(heard, span)| heard.publication.carried(span.as_ref())).collect();
+    let all = batch.iter().zip(&names).zip(&carried);
+    let appends: Vec<EventAppend<'_>> = all
+        .map(|((heard, once), trace)| EventAppend { event: &heard.publication.event, once, trace: trace.as_ref() })
+        .collect();
     let done = ingest.broker.append_events(&appends).await;
     drop(appends);
+    // What could not be appended comes again, and has its spans then.
+    if done.is_ok() {
+        spans.into_iter().flatten().for_each(|span| span.end("applied", false));
+    }
     (batch, done.err())
 }

@@ -42,9 +42,16 @@ use crate::broker::EventOnce;
 use crate::broker::JobAppend;
 use crate::broker::JobOutcome;
 use crate::broker::Once;
+use crate::event::Channel;
 use crate::event::Cursor;
+use crate::event::Id;
+use crate::event::Kind;
+use crate::event::Trace;
+use crate::inspect::Inspector;
 use crate::jobs::JobUpdate;
 use crate::jobs::TerminalStatuses;
+use crate::spans::Ingesting;
+use crate::spans::Spans;
 use crate::store::Store;
 use crate::store::StoreError;
 use crate::telemetry::Metrics;
@@ -68,6 +75,10 @@ pub struct Ingest {
     pub terminal: TerminalStatuses,
     /// Questions about unknown jobs, asked together.
     pub seeds: Seeds,
+    /// Who is told of what is part of a trace.
+    pub spans: Spans,
+    /// Who remembers what was dropped.
+    pub inspector: Inspector,
 }
 
 /// An update could not be judged now; it may be tried again under the same name.
@@ -93,6 +104,10 @@ impl Ingest {
         accepted_us: u64,
         source: &'static str,
     ) -> Result<JobOutcome, IngestError> {
+        let job = || Channel::of(Kind::Jobs, &update.job);
+        let span = self.spans.ingest(update.trace.as_deref(), source, job, accepted_us);
+        let traced = span.as_ref().map(|span| traced(update, span));
+        let update = traced.as_ref().unwrap_or(update);
         let mut append = JobAppend { update, once: once.clone(), seed: None, accepted_us };
         let mut outcome = self.broker.append_job(&append).await;
         let seed;
@@ -102,7 +117,16 @@ impl Ingest {
             outcome = self.broker.append_job(&append).await;
         }
         tally::Tally::new(&self.metrics, source).count(outcome.as_ref().ok(), &update.status);
+        self.note(&update.job, outcome.as_ref().ok(), source);
+        span.into_iter().for_each(|span| span.end(word(outcome.as_ref().ok()), outcome.is_err()));
         Ok(outcome?)
+    }
+
+    /// Tells the inspector of an update that the log has dropped.
+    fn note(&self, job: &Id, outcome: Option<&JobOutcome>, source: &'static str) {
+        if let Some(JobOutcome::Rejected(reject)) = outcome {
+            self.inspector.note(|ledger| ledger.rejected(&Channel::of(Kind::Jobs, job), source, reject.as_str()));
+        }
     }
 
     /// The same, tried again for a while under the same name.
@@ -162,9 +186,14 @@ impl Ingest {
 
     async fn append_patiently(&self, part: &[Publication], publisher: &str) -> Result<Vec<Cursor>, IngestError> {
         let names: Vec<EventOnce> = part.iter().map(|publication| publication.once(publisher)).collect();
-        let named = part.iter().zip(&names);
-        let appends: Vec<EventAppend<'_>> =
-            named.map(|(publication, once)| EventAppend { event: &publication.event, once }).collect();
+        let begin = |publication: &Publication| publication.ingesting(&self.spans, "publish");
+        let spans: Vec<Option<Ingesting>> = part.iter().map(begin).collect();
+        let carried: Vec<Option<Trace>> =
+            part.iter().zip(&spans).map(|(one, span)| one.carried(span.as_ref())).collect();
+        let all = part.iter().zip(&names).zip(&carried);
+        let appends: Vec<EventAppend<'_>> = all
+            .map(|((publication, once), trace)| EventAppend { event: &publication.event, once, trace: trace.as_ref() })
+            .collect();
         let until = Instant::now() + APPEND_PATIENCE;
         let outcome = loop {
             match self.broker.append_events(&appends).await {
@@ -174,6 +203,24 @@ impl Ingest {
         };
         let word = if outcome.is_ok() { "applied" } else { "failed" };
         self.metrics.appends.with_label_values(&["publish", word]).inc_by(part.len() as u64);
+        spans.into_iter().flatten().for_each(|span| span.end(word, outcome.is_err()));
         Ok(outcome?)
+    }
+}
+
+/// The update as it goes into the log: whoever delivers it goes on from its append.
+fn traced(update: &JobUpdate, span: &Ingesting) -> JobUpdate {
+    JobUpdate { trace: Some(Box::new(span.carried())), ..update.clone() }
+}
+
+/// What became of an update, as the metrics say it.
+fn word(outcome: Option<&JobOutcome>) -> &'static str {
+    match outcome {
+        None => "failed",
+        Some(JobOutcome::Applied(_)) => "applied",
+        Some(JobOutcome::Rejected(reject)) => reject.as_str(),
+        Some(JobOutcome::Unknown) => "unknown",
+        Some(JobOutcome::Behind(_)) => "behind",
+        Some(JobOutcome::Done) => "done",
     }
 }

@@ -18,7 +18,11 @@ use crate::event::Event;
 use crate::event::EventName;
 use crate::event::Kind;
 use crate::event::RawName;
+use crate::event::Trace;
 use crate::jobs::compact_object;
+use crate::jobs::trace;
+use crate::spans::Ingesting;
+use crate::spans::Spans;
 
 /// Longest body of one publication, in bytes.
 pub const PUBLICATION_BYTES_MAX: usize = 96 * 1024;
@@ -38,6 +42,8 @@ struct Wire<'a> {
     #[serde(default)]
     ephemeral: bool,
     idempotency_key: Option<String>,
+    #[serde(borrow, default)]
+    traceparent: Option<&'a RawValue>,
 }
 
 /// An object. A derived struct also reads an array, by position.
@@ -73,6 +79,8 @@ pub struct Publication {
     pub event: Event,
     /// The publisher's own name for it.
     pub key: Option<String>,
+    /// The trace that it is a part of, if somebody records one.
+    pub trace: Option<Box<Trace>>,
 }
 
 impl Publication {
@@ -113,7 +121,18 @@ impl Publication {
         let data = with_channel(wire.data.get(), &channel).ok_or("data")?;
         let delivery = if wire.ephemeral { Delivery::Ephemeral } else { Delivery::Durable };
         let event = Event { channel, name, data: data.into(), delivery, terminal: false, accepted_us };
-        Ok(Self { event, key })
+        let trace = wire.traceparent.and_then(trace).map(Box::new);
+        Ok(Self { event, key, trace })
+    }
+
+    /// The span of taking it in, if it is a part of a trace.
+    pub(super) fn ingesting(&self, spans: &Spans, source: &'static str) -> Option<Ingesting> {
+        spans.ingest(self.trace.as_deref(), source, || self.event.channel.clone(), self.event.accepted_us)
+    }
+
+    /// The trace as its entry carries it.
+    pub(super) fn carried(&self, span: Option<&Ingesting>) -> Option<Trace> {
+        span.map(Ingesting::carried).or(self.trace.as_deref().copied())
     }
 
     /// Told to whoever listens now, and not kept.

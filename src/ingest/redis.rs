@@ -22,7 +22,9 @@ use crate::broker::Seed;
 use crate::broker::Standing;
 use crate::broker::TailMessage;
 use crate::clock;
+use crate::event::Channel;
 use crate::event::Id;
+use crate::event::Kind;
 use crate::event::LogId;
 use crate::event::RawName;
 use crate::ingest::Ingest;
@@ -33,8 +35,10 @@ use crate::ingest::raw::Fate;
 use crate::ingest::raw::Held;
 use crate::ingest::raw::RawQueue;
 use crate::ingest::tally::Tally;
+use crate::ingest::word;
 use crate::jobs::JobUpdate;
 use crate::jobs::Reject;
+use crate::spans::Ingesting;
 use crate::store::StoreError;
 
 /// How often what waits for others is looked at.
@@ -214,6 +218,7 @@ impl<'a> Line<'a> {
             rest = others;
             for (held, outcome) in of_job.iter().zip(these) {
                 tally.count(outcome.as_ref(), &held.update.status);
+                self.ingest.note(&held.update.job, outcome.as_ref(), "redis");
                 if !matches!(outcome, None | Some(JobOutcome::Behind(_) | JobOutcome::Unknown)) {
                     self.lag.observe(seconds(now_us.saturating_sub(held.accepted_us)));
                 }
@@ -276,7 +281,8 @@ fn drop_update(ingest: &Ingest, reject: Reject) {
 /// A batch that has ended.
 type Appended = (Vec<Held>, Result<Vec<JobOutcome>, BrokerError>);
 
-async fn append(ingest: &Ingest, batch: Vec<Held>) -> Appended {
+async fn append(ingest: &Ingest, mut batch: Vec<Held>) -> Appended {
+    let spans = begin(ingest, &mut batch);
     let append = |held: &'_ Held| if held.late { Once::LateRaw(held.name) } else { Once::Raw(held.name) };
     let appends: Vec<JobAppend<'_>> = batch
         .iter()
@@ -289,7 +295,29 @@ async fn append(ingest: &Ingest, batch: Vec<Held>) -> Appended {
         .collect();
     let outcomes = ingest.broker.append_jobs(&appends).await;
     drop(appends);
+    for (at, span) in spans {
+        let outcome = outcomes.as_ref().ok().and_then(|outcomes| outcomes.get(at));
+        // One that is not judged comes again, and has its spans then.
+        let judged = |outcome: &&JobOutcome| matches!(fate(Some(outcome)), Fate::Judged);
+        if let Some(outcome) = outcome.filter(judged) {
+            span.end(word(Some(outcome)), false);
+        }
+    }
     (batch, outcomes)
+}
+
+/// The spans of those of a batch that are part of traces. They are few, so only these are copied.
+fn begin(ingest: &Ingest, batch: &mut [Held]) -> Vec<(usize, Ingesting)> {
+    let mut spans = Vec::new();
+    for (at, held) in batch.iter_mut().enumerate().filter(|(_, held)| held.update.trace.is_some()) {
+        let job = || Channel::of(Kind::Jobs, &held.update.job);
+        let span = ingest.spans.ingest(held.update.trace.as_deref(), "redis", job, held.accepted_us);
+        if let Some(span) = span {
+            Arc::make_mut(&mut held.update).trace = Some(Box::new(span.carried()));
+            spans.push((at, span));
+        }
+    }
+    spans
 }
 
 /// A question to the database that has been answered.

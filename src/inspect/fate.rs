@@ -62,6 +62,9 @@ impl Life {
             return verdict;
         }
         if let Some(stopped) = self.stopped {
+            if at > stopped.at && self.ended.is_none() {
+                return (Outcome::CatchingUp, "the stream catches up anew, or is just ending".to_owned());
+            }
             let reason = self.ended.map_or("it is being closed", |(reason, _)| reason);
             if at > stopped.at {
                 return (Outcome::After, format!("the stream had ended at {} ({reason})", stopped.at));

@@ -11,12 +11,12 @@ use crate::clock;
 use crate::event::Channel;
 use crate::event::Id;
 use crate::event::LogId;
+use crate::inspect::Account;
 use crate::inspect::Conflated;
 use crate::inspect::LifeView;
 use crate::inspect::Note;
 use crate::inspect::Opened;
 use crate::inspect::Recent;
-use crate::inspect::Refusal;
 use crate::inspect::Standing;
 use crate::inspect::Way;
 use crate::inspect::life::Life;
@@ -46,7 +46,7 @@ pub struct Ledger {
 
 #[derive(Debug, Default)]
 struct Books {
-    lives: HashMap<u64, Life>,
+    lives: HashMap<u64, Box<Life>>,
     /// The life of each connection; also of one that has ended, for its lane may have yet to say up to where it was written.
     of_connection: HashMap<u64, u64>,
     of_user: HashMap<Id, Person>,
@@ -82,12 +82,6 @@ fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
 impl Ledger {
     pub(super) fn new(metrics: Metrics) -> Self {
         Self { books: Mutex::default(), metrics, since_ms: now_ms() }
-    }
-
-    /// Since when it remembers, milliseconds since the Unix epoch.
-    #[must_use]
-    pub fn since_ms(&self) -> u64 {
-        self.since_ms
     }
 
     /// A stream begins.
@@ -126,6 +120,13 @@ impl Ledger {
             what: what.to_owned(),
         };
         recent::push(&mut self.books.lock().recent.limits, note);
+    }
+
+    /// An update of a job came in from there, and the log dropped it.
+    pub fn rejected(&self, channel: &Channel, source: &'static str, reason: &'static str) {
+        let (user, channels, what) = (String::new(), channel.to_string(), format!("{source}: {reason}"));
+        let note = Note { at_ms: now_ms(), user, connection: None, channels, what };
+        recent::push(&mut self.books.lock().recent.rejections, note);
     }
 
     /// A stream that is catching up carries these channels; those that are new from `at` on.
@@ -249,26 +250,34 @@ impl Ledger {
         numbers.filter_map(|number| books.lives.get(number)).map(|life| life.connection).take(LIVES_TOLD).collect()
     }
 
-    /// A user's lives, open ones first, newest first, with what became of these events of a channel; how many more there are; what
-    /// was refused. `live` says how those stand that are live, `head` how far this node's log has come.
+    /// A user's lives on this node, open ones first, newest first, with what became of these events of a channel, and what was refused
+    /// or dropped. `live` says how those stand that are live, `head` how far this node's log has come.
     #[must_use]
     pub fn account(
         &self,
+        node: String,
         user: &Id,
         events: Option<(&Channel, &[LogId])>,
         live: &HashMap<u64, Standing>,
         head: LogId,
-    ) -> (Vec<LifeView>, usize, Vec<Refusal>) {
+    ) -> Account {
         let books = self.books.lock();
         let person = books.of_user.get(user);
         let numbers = person.into_iter().flat_map(|person| person.open.iter().rev().chain(person.ended.iter().rev()));
         let lives = numbers.clone().filter_map(|number| books.lives.get(number)).take(LIVES_TOLD);
-        let told = lives.map(|life| LifeView::of(life, events, live.get(&life.connection), head)).collect();
-        let refusals = books.recent.refusals.iter().rev();
-        let whole = refusals.filter(|note| note.user == user.as_str() && note.connection.is_none());
-        let refusals =
-            whole.map(|note| Refusal { at_ms: note.at_ms, channels: note.channels.clone(), code: note.what.clone() });
-        (told, numbers.count().saturating_sub(LIVES_TOLD), refusals.take(LIVES_TOLD).collect())
+        let lives = lives.map(|life| LifeView::of(life, events, live.get(&life.connection), head)).collect();
+        let refused = |note: &&Note| note.user == user.as_str() && note.connection.is_none();
+        let dropped = |note: &&Note| events.is_some_and(|(channel, _)| note.channels == channel.as_str());
+        Account {
+            node,
+            inspector: true,
+            since_ms: self.since_ms,
+            head: head.to_string(),
+            lives,
+            more: numbers.count().saturating_sub(LIVES_TOLD),
+            refusals: books.recent.refusals.iter().rev().filter(refused).take(LIVES_TOLD).cloned().collect(),
+            rejections: books.recent.rejections.iter().rev().filter(dropped).take(LIVES_TOLD).cloned().collect(),
+        }
     }
 
     fn with(&self, connection: u64, write: impl FnOnce(&mut Life)) {
@@ -299,7 +308,7 @@ impl Ledger {
 impl Books {
     fn life(&mut self, connection: u64) -> Option<&mut Life> {
         let number = self.of_connection.get(&connection)?;
-        self.lives.get_mut(number)
+        self.lives.get_mut(number).map(Box::as_mut)
     }
 
     fn open(&mut self, opened: Opened<'_>, now_ms: u64) {
@@ -317,7 +326,7 @@ impl Books {
             }
             None => {
                 self.next += 1;
-                self.lives.insert(number, Life::new(opened, now_ms));
+                self.lives.insert(number, Box::new(Life::new(opened, now_ms)));
             }
         }
     }

@@ -35,7 +35,6 @@ pub use report::LogView;
 pub use report::Logged;
 pub use report::Outcome;
 pub use report::Overview;
-pub use report::Refusal;
 pub use report::Waiting;
 
 use crate::telemetry::Metrics;

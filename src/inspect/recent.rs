@@ -14,7 +14,7 @@ const RECENT_MAX: usize = 64;
 pub struct Note {
     /// When, milliseconds since the Unix epoch.
     pub at_ms: u64,
-    /// To whom.
+    /// To whom, if it was to somebody.
     pub user: String,
     /// On which connection, if it was on one.
     pub connection: Option<String>,
@@ -35,6 +35,8 @@ pub struct Recent {
     pub revocations: VecDeque<Note>,
     /// Who asked for too much, or was too slow.
     pub limits: VecDeque<Note>,
+    /// Updates of jobs that this node took in and the log dropped: whence, and why.
+    pub rejections: VecDeque<Note>,
 }
 
 /// Adds a line, and drops the oldest beyond the bound.

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::event::Channel;
 use crate::event::LogId;
+use crate::inspect::Note;
 use crate::inspect::Recent;
 use crate::inspect::Standing;
 use crate::inspect::ledger::name;
@@ -148,18 +149,6 @@ impl LifeView {
     }
 }
 
-/// A request for a stream that was refused as a whole.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Refusal {
-    /// Milliseconds since the Unix epoch.
-    pub at_ms: u64,
-    /// What was asked for.
-    pub channels: String,
-    /// The code of the answer.
-    pub code: String,
-}
-
 /// What one node knows of a user's streams.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -177,7 +166,10 @@ pub struct Account {
     /// Lives beyond those that are listed.
     pub more: usize,
     /// What was refused as a whole, newest first.
-    pub refusals: Vec<Refusal>,
+    pub refusals: Vec<Note>,
+    /// Updates of the channel that came in there and were dropped, newest first.
+    #[serde(default)]
+    pub rejections: Vec<Note>,
 }
 
 /// Whether the log has an event.

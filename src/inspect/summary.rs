@@ -1,5 +1,6 @@
 //! What follows from an explanation, for people in a hurry.
 
+use crate::clock;
 use crate::inspect::Explanation;
 use crate::inspect::Finding;
 use crate::inspect::LifeView;
@@ -19,6 +20,11 @@ impl Explanation {
             && only.logged == Logged::Logged
         {
             says.push(self.says_of_streams());
+        }
+        let dropped = self.instances.iter().flat_map(|instance| &instance.rejections);
+        if let Some(last) = dropped.max_by_key(|note| note.at_ms) {
+            let at = clock::rfc3339(last.at_ms.saturating_mul(1000));
+            says.push(format!("the last update of {} that was dropped: {} ({at})", self.channel, last.what));
         }
         let off: Vec<&str> = self.instances.iter().filter(|i| !i.inspector).map(|i| i.node.as_str()).collect();
         if !off.is_empty() {
@@ -52,7 +58,7 @@ impl Explanation {
     fn says_of_nobody(&self) -> String {
         let refused = self.instances.iter().flat_map(|instance| &instance.refusals).max_by_key(|refusal| refusal.at_ms);
         match refused {
-            Some(refusal) => format!("no stream is remembered; the last request was refused ({})", refusal.code),
+            Some(refusal) => format!("no stream is remembered; the last request was refused ({})", refusal.what),
             None => "no stream of this user is remembered".to_owned(),
         }
     }

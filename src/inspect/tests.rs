@@ -51,7 +51,7 @@ fn opening<'a>(user: &'a Id, connection: u64, channels: &[&str], resume: Option<
 
 fn lives(ledger: &Ledger, user: &Id, of: &str, ms: u64, live: &[(u64, Standing)]) -> Vec<LifeView> {
     let live: HashMap<u64, Standing> = live.iter().copied().collect();
-    ledger.account(user, Some((&channel(of), &[at(ms)])), &live, at(1000)).0
+    ledger.account("n".to_owned(), user, Some((&channel(of), &[at(ms)])), &live, at(1000)).lives
 }
 
 /// Of the newest life, which a lane carries that has come to `head` and has written everything before `from`.
@@ -240,8 +240,10 @@ fn what_a_life_remembers_is_bounded() {
     assert_eq!(life.denied.last().unwrap().0, "y");
     assert_ne!(life.fates[0].outcome, Outcome::Written, "its interval is forgotten: {:?}", life.fates[0]);
     (0..1000).for_each(|_| ledger.refused(&ada, ["jobs.x"].into_iter(), "PERMISSION_DENIED"));
+    (0..1000).for_each(|_| ledger.rejected(&channel("jobs.a"), "redis", "terminal"));
     let recent = ledger.recent();
     assert!(recent.refusals.len() < 100 && recent.limits.is_empty(), "{}", recent.refusals.len());
+    assert!(recent.rejections.len() < 100 && recent.rejections[0].what == "redis: terminal");
 }
 
 #[test]

@@ -20,6 +20,7 @@ pub use parse::JobUpdate;
 pub use parse::Reject;
 pub use parse::UPDATE_BYTES_MAX;
 pub use parse::is_status;
+pub use parse::trace;
 pub use state::JobState;
 pub use state::JobView;
 pub use state::TerminalStatuses;

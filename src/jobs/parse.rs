@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::event::Id;
+use crate::event::Trace;
 use crate::jobs::compact_object;
 
 /// Longest update, in bytes.
@@ -140,6 +141,8 @@ pub struct JobUpdate {
     pub update_id: Option<String>,
     /// SHA-256 of the bytes as they came, as hex.
     pub digest: String,
+    /// The trace that it is a part of, if somebody records one.
+    pub trace: Option<Box<Trace>>,
 }
 
 #[derive(Deserialize)]
@@ -167,6 +170,8 @@ struct Wire<'a> {
     update_id: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present", rename = "type")]
     kind: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    traceparent: Option<&'a RawValue>,
 }
 
 /// `Option<&RawValue>` alone reads `null` as absent, and the two mean different things here.
@@ -196,6 +201,7 @@ impl JobUpdate {
             seq: given(wire.seq).map(|raw| unsigned(raw, Reject::Seq)).transpose()?,
             update_id: given(wire.update_id).map(update_id).transpose()?,
             digest: hex_digest(bytes),
+            trace: wire.traceparent.and_then(trace).map(Box::new),
         })
         .and_then(|update| kind(wire.kind).map(|()| update))
     }
@@ -352,6 +358,11 @@ fn unsigned(raw: &RawValue, reject: Reject) -> Result<u64, Reject> {
 fn update_id(raw: &RawValue) -> Result<String, Reject> {
     let text = string(raw, UPDATE_ID_BYTES_MAX).filter(|text| !text.is_empty());
     text.map(|text| hex_digest(text.as_bytes())).ok_or(Reject::UpdateId)
+}
+
+/// One that can't be read is as none: a trace is no reason to drop anything (Trace Context §3.2.2).
+pub fn trace(raw: &RawValue) -> Option<Trace> {
+    plain(raw).and_then(Trace::parse)
 }
 
 fn kind(raw: Option<&RawValue>) -> Result<(), Reject> {

@@ -192,25 +192,15 @@ impl Sessions {
 
     async fn account(&self, user: &Id, channel: Option<&Channel>, positions: &[LogId]) -> Account {
         let head = self.hub.window().head().at;
+        let node = self.node();
         let Some(ledger) = self.inspector().ledger() else {
-            let (node, head) = (self.node(), head.to_string());
-            return Account {
-                node,
-                inspector: false,
-                since_ms: 0,
-                head,
-                lives: Vec::new(),
-                more: 0,
-                refusals: Vec::new(),
-            };
+            let (head, lives, refusals, rejections) = (head.to_string(), Vec::new(), Vec::new(), Vec::new());
+            return Account { node, inspector: false, since_ms: 0, head, lives, more: 0, refusals, rejections };
         };
         let open: Vec<ConnectionId> = ledger.open_of(user).into_iter().map(ConnectionId).collect();
         let standings = self.hub.look(&open).await;
         let live: HashMap<u64, Standing> = standings.into_iter().map(|(id, standing)| (id.0, standing)).collect();
-        let events = channel.map(|channel| (channel, positions));
-        let (lives, more, refusals) = ledger.account(user, events, &live, head);
-        let (node, since_ms) = (self.node(), ledger.since_ms());
-        Account { node, inspector: true, since_ms, head: head.to_string(), lives, more, refusals }
+        ledger.account(node, user, channel.map(|channel| (channel, positions)), &live, head)
     }
 
     async fn overview(&self, recent: bool) -> Overview {

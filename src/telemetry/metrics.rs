@@ -65,6 +65,7 @@ pub struct MetricSet {
     pub tls_handshakes: IntCounterVec,
     pub tls_reloads: IntCounterVec,
     pub tls_certificate_ends: IntGauge,
+    pub spans: IntCounterVec,
     pub inspector_lives: IntGauge,
     pub inspector_forgotten: IntCounterVec,
 }
@@ -175,6 +176,7 @@ impl Metrics {
             tls_reloads: make.counters("realtime_tls_reloads_total", "Changed certificates by outcome", &["outcome"]),
             tls_certificate_ends: make
                 .gauge("realtime_tls_certificate_expiry_timestamp_seconds", "When the certificate in use ends"),
+            spans: make.counters("realtime_spans_total", "Spans by what became of them", &["outcome"]),
             inspector_lives: make.gauge("realtime_inspector_lives", "Streams that the inspector remembers"),
             inspector_forgotten: make.counters(
                 "realtime_inspector_forgotten_total",

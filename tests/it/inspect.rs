@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use serde_json::json;
 use tidings::store::Role;
+use tokio::time::Instant;
 
 use crate::support::app::TestApp;
 use crate::support::app::World;
@@ -18,6 +19,7 @@ use crate::support::eventually;
 use crate::support::http;
 use crate::support::http::Response;
 use crate::support::pace;
+use crate::support::process::Server;
 use crate::support::redis::RedisServer;
 use crate::support::tokens;
 use crate::support::wire::narrow;
@@ -187,7 +189,7 @@ async fn revocations_and_refusals_are_told() {
     let refused = one.app.try_stream("eve", "channels=jobs.a", &[]).await.unwrap_err().answer();
     assert_eq!(refused.status, 403);
     let told = one.explain("eve", "jobs.a", "").await;
-    assert_eq!(told["instances"][0]["refusals"][0]["code"], "PERMISSION_DENIED", "{told}");
+    assert_eq!(told["instances"][0]["refusals"][0]["what"], "PERMISSION_DENIED", "{told}");
     let recent = get(one.port, "/inspect/instances?recent=1").await.json();
     let recent = &recent["instances"][0]["recent"];
     assert_eq!(
@@ -287,6 +289,8 @@ async fn the_log_says_what_it_knows_of_an_event() {
     assert_eq!(dropped["channel"], "jobs.b");
     let told = one.explain("ada", "jobs.b", dropped["at"].as_str().unwrap()).await;
     assert!(told["says"][0].as_str().unwrap().contains("judged here and dropped"), "{told}");
+    assert_eq!(told["instances"][0]["rejections"][0]["what"], "redis: terminal", "{told}");
+    assert!(told["says"].to_string().contains("that was dropped: redis: terminal"), "{told}");
     // Beyond the window the log itself is asked.
     for n in 0..1010 {
         one.app.progress("a", n + 10).await;
@@ -483,9 +487,34 @@ async fn the_page_shows_what_is_and_escapes_it() {
         format!("http://{}/inspect?user=%3Cimg%20src%3Dx%20onerror%3Dwindow.hacked%3D1%3E&channel=jobs.a", one.port);
     let tab = page.open_tab(&url).await;
     eventually("it says what is wrong", SOON, async || {
-        (page.eval_in(tab, &shows("answer", "malformed")).await == true).then_some(())
+        (page.eval_in(tab, &shows("says", "malformed")).await == true).then_some(())
     })
     .await;
     assert_eq!(page.eval_in(tab, clean).await, true);
     one.app.app.stop().await;
+}
+
+/// An instance that does not answer: the others' answer comes all the same, in time, and says that it is not complete.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_is_silent_is_missed() {
+    let world = World::redis().await;
+    world.people(&[("ada", &["a"])]).await;
+    let mut env = world.env();
+    env.push(("INSPECTOR", "true".to_owned()));
+    let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let (one, mut two) = (Server::spawn(&env).await, Server::spawn(&env).await);
+    let path = "/inspect/explain?user=ada&channel=jobs.a";
+    let all = async || get(one.metrics_addr(), path).await.json();
+    eventually("both answer", SOON, async || {
+        let told = all().await;
+        (told["complete"] == true && told["instances"].as_array().unwrap().len() == 2).then_some(())
+    })
+    .await;
+    two.freeze();
+    let begun = Instant::now();
+    let told = all().await;
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert_eq!((&told["complete"], told["instances"].as_array().unwrap().len()), (&json!(false), 1), "{told}");
+    assert!(told["says"].to_string().contains("not every instance has answered"), "{told}");
+    two.thaw();
 }

@@ -48,6 +48,7 @@ mod support_tests;
 mod tickets;
 mod tidy;
 mod tls;
+mod traces;
 mod watched;
 mod worker;
 mod ws;

@@ -21,25 +21,26 @@ const IMPORTS: &[(&str, &str)] = &[
     ("telemetry", "config"),
     ("limits", "event config error"),
     ("inspect", "event telemetry"),
+    ("spans", "event config telemetry"),
     ("store", "event config telemetry jobs"),
     ("auth", "event config telemetry store error cache digest"),
     ("broker", "event config telemetry jobs auth"),
-    ("hub", "event config telemetry error auth inspect"), // error: for the code of a close reason; auth: for `Grant`
+    ("hub", "event config telemetry error auth inspect spans"), // error: for the code of a close reason; auth: for `Grant`
     ("presence", "event config telemetry auth broker"),
-    ("ingest", "event jobs config telemetry error auth broker store digest"), // store: seeds a lost state, writes states back
+    ("ingest", "event jobs config telemetry error auth broker store digest spans inspect"), // store: seeds a lost state, writes states back
     ("session", "event jobs config telemetry error auth hub presence broker store cache digest limits inspect"),
     ("transport", "error session hub telemetry limits"),
     (
         "http",
-        "event jobs config telemetry error auth broker hub presence ingest session transport store limits inspect shutdown app",
+        "event jobs config telemetry error auth broker hub presence ingest session transport store limits inspect spans shutdown app",
     ),
     (
         "app",
-        "event jobs config telemetry error auth broker hub presence ingest session transport store limits inspect shutdown cache http",
+        "event jobs config telemetry error auth broker hub presence ingest session transport store limits inspect spans shutdown cache http",
     ),
     (
         "cli",
-        "event jobs config telemetry error auth broker hub presence ingest session transport store limits inspect shutdown http app",
+        "event jobs config telemetry error auth broker hub presence ingest session transport store limits inspect spans shutdown http app",
     ),
 ];
 

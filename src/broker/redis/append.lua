@@ -5,7 +5,7 @@
 --      then, in the order of the updates, the keys that these say they have: its updateId, its append's name
 -- ARGV 1 retention_ms   2 entries_max   3 '1': trim by age now   4 ms to remember names   5… one packed update each
 -- An update is texts that each end with \0, which none of them can hold:
---      head for the log entry 'fingerprint accepted_us job raw'   digest of the bytes   raw name or ''   '1': late raw
+--      head for the log entry 'fingerprint accepted_us job raw', and the trace if there is one   digest of the bytes   raw name or ''   '1': late raw
 --      status   '1': the status is terminal   timestamp (JSON)   attempt   seq (sortable or '')
 --      progress message error data: '' keeps, '-' clears, else the JSON value   '1': the following follows
 --      inbox id or ''   '1': has an updateId   '1': has a name   '1': the rest is a seed, packed like a state

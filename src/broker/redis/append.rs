@@ -48,7 +48,7 @@ impl Shared {
             let kept_ms = if append.once.may_come_again() { ONCE_KEPT_MS } else { ASKED_AGAIN_MS };
             head.truncate(0);
             let heard = append.once.raw().map(|raw| (append.event.channel.id(), Some(raw)));
-            head.head(Fingerprint::random(), append.event.accepted_us, heard);
+            head.head(Fingerprint::random(), append.event.accepted_us, heard, append.trace);
             call.arg(kept_ms).arg(head.as_bytes()).arg(codec::event_text(append.event));
         }
         (call, count)

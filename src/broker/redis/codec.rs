@@ -17,6 +17,7 @@ use crate::event::Id;
 use crate::event::InvalidId;
 use crate::event::Kind;
 use crate::event::LogId;
+use crate::event::Trace;
 use crate::jobs::is_status;
 
 /// What the buffer for one event keeps of its size after a large one.
@@ -64,16 +65,22 @@ impl Reader {
         let [id, Value::Array(fields)] = parts.as_slice() else { return None };
         let id = text(id)?.parse().ok()?;
         let entry = self.read(id, fields);
-        Some(entry.unwrap_or(Entry { id, print: Fingerprint(0), event: None, judged: None }))
+        Some(entry.unwrap_or(Entry { id, print: Fingerprint(0), event: None, judged: None, trace: None }))
     }
 
-    /// `{h: head, class: text}`, or the head alone of an update that was rejected.
+    /// `{h: head, class: text}`, or the head alone of an update that was rejected. A head is `fingerprint accepted_us`, then `job raw` if
+    /// it judged something, then the trace if there is one: so it is the third word or the fifth.
     fn read(&mut self, id: LogId, fields: &[Value]) -> Option<Entry> {
         let (name, head) = (text(fields.first()?)?, text(fields.get(1)?)?);
         let mut words = head.split(' ');
         let print = Fingerprint(words.next().filter(|_| name == "h")?.parse().ok()?);
         let accepted_us = words.next()?.parse().ok()?;
-        let (job, raw) = (words.next(), words.next().and_then(pack::read_raw_name));
+        let more = [words.next(), words.next(), words.next()];
+        let (job, raw, trace) = match more {
+            [trace, None, _] => (None, None, trace),
+            [job, raw, trace] => (job, raw.and_then(pack::read_raw_name), trace),
+        };
+        let trace = trace.and_then(Trace::parse).map(Box::new);
         let names = job.map(|job| self.names(job)).transpose().ok()?;
         let class = fields.get(2).zip(fields.get(3)).and_then(|(class, rest)| Some((text(class)?, text(rest)?)));
         let event = match (class, &names) {
@@ -81,7 +88,7 @@ impl Reader {
             (Some((class, body)), Some((job, channel))) => self.job_event(class, body, job, channel, accepted_us),
             _ => None,
         };
-        Some(Entry { id, print, event, judged: names.map(|(job, _)| job).zip(raw) })
+        Some(Entry { id, print, event, judged: names.map(|(job, _)| job).zip(raw), trace })
     }
 
     fn job_event(&mut self, class: &str, body: &str, job: &Id, channel: &Channel, accepted_us: u64) -> Option<Event> {

@@ -14,6 +14,7 @@ use crate::event::Epoch;
 use crate::event::Fingerprint;
 use crate::event::LogId;
 use crate::event::RawName;
+use crate::event::Trace;
 use crate::jobs::Field;
 use crate::jobs::JobState;
 use crate::jobs::JobView;
@@ -112,8 +113,14 @@ impl Packed {
         self.bytes.push(END);
     }
 
-    /// `fingerprint accepted_us job raw` of an entry.
-    pub(super) fn head(&mut self, print: Fingerprint, accepted_us: u64, judged: Option<(&str, Option<RawName>)>) {
+    /// `fingerprint accepted_us job raw trace` of an entry; `job raw` only where something is judged, `trace` where there is one.
+    pub(super) fn head(
+        &mut self,
+        print: Fingerprint,
+        accepted_us: u64,
+        judged: Option<(&str, Option<RawName>)>,
+        trace: Option<&Trace>,
+    ) {
         self.digits(print.0);
         self.bytes.push(b' ');
         self.digits(accepted_us);
@@ -122,6 +129,10 @@ impl Packed {
             self.bytes.extend_from_slice(job.as_bytes());
             self.bytes.push(b' ');
             self.raw_name(raw);
+        }
+        if let Some(trace) = trace {
+            self.bytes.push(b' ');
+            self.bytes.extend_from_slice(trace.to_string().as_bytes());
         }
     }
 
@@ -133,7 +144,7 @@ impl Packed {
             Once::LateRaw(raw) => (Some(raw), true),
             Once::Named(_) | Once::Source(_) => (None, false),
         };
-        self.head(print, append.accepted_us, Some((update.job.as_str(), raw)));
+        self.head(print, append.accepted_us, Some((update.job.as_str(), raw)), update.trace.as_deref());
         self.bytes.push(END);
         self.part(&update.digest);
         self.raw_name(raw);

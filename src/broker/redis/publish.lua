@@ -1,7 +1,7 @@
 -- Appends events in order, each once for its name, in one step for all of them.
 -- KEYS 1 log stream  2 log meta hash  3 milestones  4… the names
 -- ARGV 1 retention_ms  2 entries_max  3 '1': trim by age now
---      4… of each event: ms to remember its name, head 'fingerprint accepted_us', 'channel name class data'
+--      4… of each event: ms to remember its name, head 'fingerprint accepted_us' and more, 'channel name class data'
 -- Answers for each 'id fingerprint' of its entry, also of one appended earlier under this name; with commas between.
 
 local log = KEYS[1]

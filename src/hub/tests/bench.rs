@@ -40,6 +40,7 @@ use crate::hub::wire::Key;
 use crate::hub::wire::Port;
 use crate::hub::wire::Socket;
 use crate::inspect::Inspector;
+use crate::spans::Spans;
 use crate::telemetry::Metrics;
 
 pub(super) const GONE: Seen = Seen { broken: false, read_closed: true, readable: true };
@@ -162,6 +163,7 @@ impl Bench {
             outbox,
             states,
             inspector: Inspector::default(),
+            spans: Spans::default(),
         };
         let mut lane = Lane::new(settings, window.clone(), &Metrics::new(), Fakes);
         let generation = window.open(Epoch(1), (LogId::ZERO, Fingerprint(0)), Vec::new());
@@ -205,7 +207,7 @@ impl Bench {
         let mut event = event(self.at, channel, delivery, size);
         event.terminal = terminal;
         let cursor = cursor(self.at);
-        let entry = Entry { id: cursor.at, print: cursor.print, event: Some(event), judged: None };
+        let entry = Entry { id: cursor.at, print: cursor.print, event: Some(event), judged: None, trace: None };
         let entries: Arc<[Arc<Entry>]> = Arc::new([Arc::new(entry)]);
         self.window.extend(&entries);
         self.lane.take(LaneMessage::Entries(entries));

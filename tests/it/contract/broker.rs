@@ -181,9 +181,10 @@ async fn an_append_is_done_once(bench: &Bench) {
     assert!(is_applied(&bench.append("{\"jobId\":\"o\",\"status\":\"running\",\"progress\":9}", named()).await));
     assert_eq!(bench.append(text, once).await, first);
     let event = event("docs.d1");
-    let one = bench.broker.append_event(&EventAppend { event: &event, once: &keyed("k1") }).await.unwrap();
-    let two = bench.broker.append_event(&EventAppend { event: &event, once: &keyed("k1") }).await.unwrap();
-    let three = bench.broker.append_event(&EventAppend { event: &event, once: &keyed("k2") }).await.unwrap();
+    let one = bench.broker.append_event(&EventAppend { event: &event, once: &keyed("k1"), trace: None }).await.unwrap();
+    let two = bench.broker.append_event(&EventAppend { event: &event, once: &keyed("k1"), trace: None }).await.unwrap();
+    let three =
+        bench.broker.append_event(&EventAppend { event: &event, once: &keyed("k2"), trace: None }).await.unwrap();
     assert_eq!(one, two);
     assert!(one.at < three.at);
     assert_eq!(bench.settled(4).await.len(), 4);

@@ -12,7 +12,8 @@ use crate::contract::broker::event;
 use crate::contract::broker::keyed;
 
 async fn append(bench: &Bench, items: &[(Event, EventOnce)]) -> Vec<Cursor> {
-    let appends: Vec<EventAppend<'_>> = items.iter().map(|(event, once)| EventAppend { event, once }).collect();
+    let appends: Vec<EventAppend<'_>> =
+        items.iter().map(|(event, once)| EventAppend { event, once, trace: None }).collect();
     bench.broker.append_events(&appends).await.unwrap()
 }
 

@@ -7,6 +7,12 @@ const show = (id, ...parts) => document.getElementById(id).replaceChildren(...pa
 const sum = (list, pick) => list.reduce((all, one) => all + pick(one), 0);
 let before = new Map();
 
+// Whoever listens to the page hears of a change, and not every two seconds that there is none.
+function say(text) {
+  const state = document.getElementById("state");
+  if (state.textContent !== text) state.textContent = text;
+}
+
 async function ask(path, query = {}) {
   const given = Object.entries(query).filter(([, value]) => value);
   const answer = await fetch(`${path}?${new URLSearchParams(given)}`, { cache: "no-store" });
@@ -49,7 +55,7 @@ function instances({ instances, complete }) {
     ["Inspector", (one) => (one.inspector ? "on" : "off")],
   ];
   show("instances", table("Each instance", columns, instances));
-  show("state", `${instances.length} instance(s), ${complete ? "all have answered" : "not all have answered"}, ${time(Date.now())}`);
+  say(`${instances.length} instance(s), ${complete ? "all have answered" : "not all have answered"}`);
   channels(instances);
   recent(instances);
   before = new Map(instances.map((one) => [one.node, one]));
@@ -67,10 +73,10 @@ function channels(instances) {
 }
 
 function recent(instances) {
-  const kinds = [["resumes", "Resumes and resets"], ["refusals", "Refused"], ["revocations", "Taken away"], ["limits", "Limits that were hit"]];
+  const kinds = [["resumes", "Resumes and resets"], ["refusals", "Refused"], ["revocations", "Taken away"], ["limits", "Limits that were hit"], ["rejections", "Updates that the log dropped"]];
   const columns = [
     ["When", (note) => time(note.atMs)],
-    ["User", (note) => note.user],
+    ["User", (note) => note.user || null],
     ["What", (note) => note.what],
     ["Channels", (note) => note.channels || null],
     ["Connection", (note) => note.connection],
@@ -110,18 +116,22 @@ function account(one) {
     const columns = [["Position", (fate) => fate.at], ["Outcome", (fate) => fate.outcome], ["Why", (fate) => fate.says]];
     parts.push(table(`What became of it on ${life.connection}`, columns, life.fates));
   }
-  const refusals = [["When", (refusal) => time(refusal.atMs)], ["Code", (refusal) => refusal.code], ["Channels", (refusal) => refusal.channels]];
+  const refusals = [["When", (refusal) => time(refusal.atMs)], ["Code", (refusal) => refusal.what], ["Channels", (refusal) => refusal.channels]];
+  const dropped = [["When", (note) => time(note.atMs)], ["Whence and why", (note) => note.what]];
+  if (one.rejections.length) parts.push(table("Updates that the log dropped", dropped, one.rejections));
   if (one.refusals.length) parts.push(table("Requests that were refused", refusals, one.refusals));
   return parts;
 }
 
 async function explain(wish) {
+  show("answer");
   const told = wish.channel ? await ask("/inspect/explain", wish) : await ask("/inspect/streams", { user: wish.user });
-  const says = (told.says ?? []).map((text) => line(text, "bad"));
+  const says = (told.says ?? []).map((text) => line(text));
   if (told.permission === "granted") says.push(line("The database grants the channel.", "good"));
   const events = told.events ? [table("Events", entries, told.events)] : [];
-  const missing = told.complete ? [] : [line("Not every instance has answered.", "bad")];
-  show("answer", ...says, ...events, ...told.instances.flatMap(account), ...missing);
+  if (!told.complete && !told.says) says.push(line("Not every instance has answered.", "bad"));
+  show("says", ...says);
+  show("answer", ...events, ...told.instances.flatMap(account));
 }
 
 async function tail(wish) {
@@ -143,12 +153,12 @@ async function watch() {
   try {
     if (!document.hidden) instances(await ask("/inspect/instances", { recent: "1" }));
   } catch (error) {
-    show("state", `No answer: ${error.message}`);
+    say(`No answer: ${error.message}`);
   }
   setTimeout(watch, EVERY_MS);
 }
 
-const why = submit("why", "answer", explain);
+const why = submit("why", "says", explain);
 const log = submit("tail", "log", tail);
 for (const [name, value] of new URLSearchParams(location.search)) {
   const field = why.form.elements.namedItem(name);
