@@ -10,6 +10,7 @@ use crate::broker::TailMessage;
 use crate::clock;
 use crate::event::Id;
 use crate::event::RawName;
+use crate::event::Trace;
 use crate::ingest::Ingest;
 use crate::ingest::PUBLICATION_BYTES_MAX;
 use crate::ingest::Publication;
@@ -113,13 +114,16 @@ pub(super) type Appended = (Vec<Heard>, Option<BrokerError>);
 
 pub(super) async fn append(ingest: &Ingest, batch: Vec<Heard>) -> Appended {
     let names: Vec<_> = batch.iter().map(|heard| heard.publication.heard_as(heard.name)).collect();
-    let spans: Vec<_> = batch.iter().map(|heard| heard.publication.ingesting(&ingest.spans, SOURCE)).collect();
-    let all = batch.iter().zip(&spans);
-    let carried: Vec<_> = all.map(|(heard, span)| heard.publication.carried(span.as_ref())).collect();
-    let all = batch.iter().zip(&names).zip(&carried);
-    let appends: Vec<EventAppend<'_>> = all
-        .map(|((heard, once), trace)| EventAppend { event: &heard.publication.event, once, trace: trace.as_ref() })
-        .collect();
+    // Nearly always none is part of a trace, and then nothing is gathered for that.
+    let traced = if batch.iter().any(|heard| heard.publication.trace.is_some()) { batch.as_slice() } else { &[] };
+    let spans: Vec<_> = traced.iter().map(|heard| heard.publication.ingesting(&ingest.spans, SOURCE)).collect();
+    let all = traced.iter().zip(&spans);
+    let carried: Vec<Option<Trace>> = all.map(|(heard, span)| heard.publication.carried(span.as_ref())).collect();
+    let append = |(at, (heard, once))| {
+        let heard: &Heard = heard;
+        EventAppend { event: &heard.publication.event, once, trace: carried.get(at).and_then(Option::as_ref) }
+    };
+    let appends: Vec<EventAppend<'_>> = batch.iter().zip(&names).enumerate().map(append).collect();
     let done = ingest.broker.append_events(&appends).await;
     drop(appends);
     // What could not be appended comes again, and has its spans then.

@@ -186,14 +186,17 @@ impl Ingest {
 
     async fn append_patiently(&self, part: &[Publication], publisher: &str) -> Result<Vec<Cursor>, IngestError> {
         let names: Vec<EventOnce> = part.iter().map(|publication| publication.once(publisher)).collect();
+        // Nearly always none is part of a trace, and then nothing is gathered for that.
+        let traced = if part.iter().any(|publication| publication.trace.is_some()) { part } else { &[] };
         let begin = |publication: &Publication| publication.ingesting(&self.spans, "publish");
-        let spans: Vec<Option<Ingesting>> = part.iter().map(begin).collect();
-        let carried: Vec<Option<Trace>> =
-            part.iter().zip(&spans).map(|(one, span)| one.carried(span.as_ref())).collect();
-        let all = part.iter().zip(&names).zip(&carried);
-        let appends: Vec<EventAppend<'_>> = all
-            .map(|((publication, once), trace)| EventAppend { event: &publication.event, once, trace: trace.as_ref() })
-            .collect();
+        let spans: Vec<Option<Ingesting>> = traced.iter().map(begin).collect();
+        let carried = traced.iter().zip(&spans).map(|(publication, span)| publication.carried(span.as_ref()));
+        let carried: Vec<Option<Trace>> = carried.collect();
+        let append = |(at, (publication, once))| {
+            let publication: &Publication = publication;
+            EventAppend { event: &publication.event, once, trace: carried.get(at).and_then(Option::as_ref) }
+        };
+        let appends: Vec<EventAppend<'_>> = part.iter().zip(&names).enumerate().map(append).collect();
         let until = Instant::now() + APPEND_PATIENCE;
         let outcome = loop {
             match self.broker.append_events(&appends).await {
