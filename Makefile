@@ -35,7 +35,7 @@ check: cargo ## format, lints, documentation, dependencies, the scripts in other
 	@$(STAGE) manifests scripts/manifests.sh $(TARGET)/venv-manifests
 
 chaos: cargo ensure ## the long fault injection run
-	@TIDINGS_CHAOS=full $(STAGE) chaos cargo test --release --test it -- chaos:: flood:: hop:: revocations:: expiries:: stalled:: crowd:: silent:: away:: watched:: poll:: ws_abuse:: presence_departures:: presence_cluster:: rolling:: --nocapture --test-threads=1
+	@TIDINGS_CHAOS=full $(STAGE) chaos cargo test --release --test it -- chaos:: flood:: hop:: revocations:: expiries:: stalled:: crowd:: outages:: silent:: away:: watched:: poll:: ws_abuse:: presence_departures:: presence_cluster:: rolling:: --nocapture --test-threads=1
 
 load: cargo ## what streams cost and how soon updates come, beside a bare server and our goals; about four minutes
 	@$(STAGE) build cargo build --release --example load --bin tidings
