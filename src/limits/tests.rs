@@ -116,6 +116,9 @@ struct Model {
 
 impl Model {
     fn take(&mut self, cost: u128) -> Result<(), RetryAfter> {
+        if cost == 0 {
+            return Ok(()); // nothing is always to be had, also of a bucket that has to be paid off
+        }
         let missing = self.full_at.saturating_sub(self.now);
         let needs = cost.min(self.burst) * self.interval;
         let over = (missing + needs).saturating_sub(self.burst * self.interval);

@@ -29,6 +29,7 @@ mod http2;
 mod http2_abuse;
 mod inspect;
 mod limits;
+mod nights;
 mod outages;
 mod places;
 mod poll;
