@@ -109,11 +109,7 @@ impl Scene {
         let world = World::redis().await;
         world.people(&[("ada", &["a"])]).await;
         let mut env = world.env();
-        env.extend([
-            ("FIRST_BYTE_TIMEOUT_MS", FIRST_BYTE.as_millis().to_string()),
-            // With the thousand for requests fewer than all attackers want.
-            ("MAX_CONNECTIONS", (people + 20).to_string()),
-        ]);
+        env.extend([("FIRST_BYTE_TIMEOUT_MS", FIRST_BYTE.as_millis().to_string())]);
         let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let server = Server::spawn(&env).await;
         let opening = stream::iter(0..people).map(|_| join(server.addr()));
