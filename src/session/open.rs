@@ -154,6 +154,7 @@ impl Sessions {
         let reserved = Lives::reserve(&self.lives, &request.principal.user.id, self.per_user);
         reserved.map(Some).ok_or_else(|| {
             self.metrics.reject("stream", "per_user");
+            self.inspector().note(|ledger| ledger.limited(&request.principal.user.id, "connections"));
             ApiError::too_many("connections_of_user")
         })
     }
