@@ -27,6 +27,7 @@ pub(super) async fn guard(State(shared): State<AppState>, mut request: Request<B
     let address = address(&shared, request.extensions(), request.headers());
     if let Err(later) = shared.limits.may_try(address) {
         shared.metrics.reject("auth", "too_many");
+        hint(&shared, request.headers());
         return events::refuse_unread(&later.into(), request.uri().path(), request.headers());
     }
     request.extensions_mut().insert(address);
@@ -45,6 +46,16 @@ fn address(shared: &AppState, extensions: &Extensions, headers: &HeaderMap) -> A
     Address::of(limits::client(peer.unwrap_or(unknown), shared.connections.trusted(), fields.iter().copied()))
 }
 
+/// Says that a limit by address may have been hit by a proxy, for all who come through it.
+fn hint(shared: &AppState, headers: &HeaderMap) {
+    if headers.contains_key(FORWARDED) && shared.connections.may_hint() {
+        tracing::warn!(
+            "an address is at its limit, and its requests name others in X-Forwarded-For: if it is a proxy of yours, name it in \
+             TRUSTED_PROXIES"
+        );
+    }
+}
+
 /// The place of one more stream. `is_new`: its client does not go on from a poll a moment ago.
 ///
 /// # Errors
@@ -59,14 +70,11 @@ pub(super) fn admit(
     let address = address.unwrap_or_else(|| self::address(shared, extensions, headers));
     let place = shared.connections.stream(address).map_err(|full| {
         shared.metrics.reject("stream", full.as_str());
-        if full == limits::Full::Address && headers.contains_key(FORWARDED) && shared.connections.may_hint() {
-            tracing::warn!(
-                "an address has as many streams as it may, and its requests name others in X-Forwarded-For: if it is a \
-                 proxy of yours, name it in TRUSTED_PROXIES"
-            );
-        }
         match full {
-            limits::Full::Address => ApiError::too_many("connections_of_address"),
+            limits::Full::Address => {
+                hint(shared, headers);
+                ApiError::too_many("connections_of_address")
+            }
             limits::Full::Instance => ApiError::unavailable("overloaded"),
         }
     })?;

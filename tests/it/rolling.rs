@@ -242,3 +242,42 @@ async fn a_deploy_behind_nginx_loses_nothing_and_sends_nobody_away_for_long() {
     );
     assert!(gap <= BACK_MAX, "{gap:?}");
 }
+
+/// Streams that are too old come back by themselves, each at a time of its own, on both ways to the socket, and miss nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn old_streams_come_back_by_themselves() {
+    const BOUND: Duration = Duration::from_secs(6);
+    let mut world = World::redis().await.mixed();
+    world.config.stream_age_max = BOUND;
+    world.people(&[("ada", &["old"])]).await;
+    let (lane, task) = (world.start().await, world.start().await);
+    let options = FollowerOptions::with_token(&tokens::for_user("ada"));
+    let path = "/v1/events?channels=jobs.old";
+    let followers: Vec<Follower> =
+        (0..40).map(|n| Follower::start(&[[lane.addr, task.addr][n % 2]], path, options.clone())).collect();
+    for follower in &followers {
+        follower.ready().await;
+    }
+    let worker = Worker::start(world.config.redis_url.expose(), &world.config.job_updates_channel, &["old"], 20);
+    for follower in &followers {
+        follower
+            .until("it was asked to come back, and did", BOUND * 4, |j| j.connections.len() > 1 && is_live(j))
+            .await;
+    }
+    let record = worker.finish().await;
+    let mut ages = Vec::new();
+    for follower in &followers {
+        follower.until("it has seen the end", Duration::from_secs(20), seen_all(&record)).await;
+        follower.look(|journal| {
+            journal.check_sequence(&[("old", record["old"])]).assert_clean();
+            assert!(journal.named("end").all(|end| end.text("reason") == "drain"));
+            let first = &journal.connections[0];
+            ages.push(first.over_at.unwrap() - first.ready_at.unwrap());
+        });
+    }
+    ages.sort();
+    let spread = ages[ages.len() - 1] - ages[0];
+    assert!(ages[0] > BOUND / 2 && spread > BOUND / 16, "none while they are young, and not all at once: {ages:?}");
+    lane.app.stop().await;
+    task.app.stop().await;
+}
