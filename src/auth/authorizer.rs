@@ -99,7 +99,7 @@ pub(super) enum Answer {
 /// Decides who may see what.
 #[derive(Debug)]
 pub struct Authorizer {
-    store: Store,
+    pub(super) store: Store,
     pub(super) users: Arc<Directory>,
     pub(super) answers: Cache<(Id, Resource), Remembered>,
     max_age: Duration,

@@ -16,6 +16,7 @@ mod directory;
 mod failure;
 mod jwks;
 mod keys;
+mod present;
 mod recall;
 #[cfg(test)]
 mod tests;

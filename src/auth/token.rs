@@ -62,10 +62,6 @@ impl TokenVerifier {
     /// # Errors
     /// The key file can't be used, with the reason.
     pub fn new(config: &Config) -> Result<Self, AuthSetupError> {
-        Self::with_pace(config, Pace::USUAL)
-    }
-
-    pub(super) fn with_pace(config: &Config, pace: Pace) -> Result<Self, AuthSetupError> {
         install_crypto();
         let mut keys = Vec::new();
         if !config.jwt_secret.expose().is_empty() {
@@ -74,7 +70,7 @@ impl TokenVerifier {
         if !config.jwt_key_file.is_empty() {
             keys.push(Key::file(&config.jwt_key_file)?);
         }
-        let jwks = if config.jwks_url.is_empty() { None } else { Some(Jwks::new(&config.jwks_url, pace)?) };
+        let jwks = if config.jwks_url.is_empty() { None } else { Some(Jwks::new(&config.jwks_url, Pace::USUAL)?) };
         Ok(Self { keys, jwks, expected: Expected::new(config) })
     }
 

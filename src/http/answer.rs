@@ -27,6 +27,23 @@ pub(super) struct ErrorBody {
     timestamp: String,
 }
 
+/// A file of a page, compiled in: what it may do, and for how long it may be kept.
+#[must_use]
+pub fn file(kind: &'static str, text: &'static str, (policy, kept): (&'static str, &'static str)) -> Response<Body> {
+    let mut response = Response::new(Body::from(text));
+    let fixed = [
+        (header::CONTENT_TYPE, kind),
+        (header::CACHE_CONTROL, kept),
+        (header::CONTENT_SECURITY_POLICY, policy),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ];
+    for (name, value) in fixed {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
 /// A JSON answer that nobody may cache or sniff.
 #[must_use]
 pub fn json(status: StatusCode, body: impl Into<Body>) -> Response<Body> {

@@ -83,12 +83,12 @@ pub(super) async fn detailed(State(shared): State<AppState>) -> Response<Body> {
     let checks = vec![broker, database];
     let healthy = checks.iter().all(|check| check.error.is_none()) && lanes.iter().all(|lane| lane.answers);
     let detailed = Detailed {
-        status: if healthy && hears_itself && !shared.is_draining() { "healthy" } else { "degraded" },
+        status: if healthy && hears_itself && !shared.is_leaving() { "healthy" } else { "degraded" },
         node: sessions.node(),
         version: env!("CARGO_PKG_VERSION"),
         timestamp: clock::rfc3339(clock::now_us()),
         uptime_seconds: shared.started.elapsed().as_secs(),
-        draining: shared.is_draining(),
+        draining: shared.is_leaving(),
         checks,
         nodes: shared.members.count(),
         hears_itself,

@@ -145,12 +145,9 @@ fn admit(
     headers: &HeaderMap,
     wanted: &Wanted,
 ) -> Result<Option<Place>, ApiError> {
-    if shared.is_draining() {
-        return Err(ApiError::unavailable("draining"));
-    }
     match wanted {
         Wanted::Stream => guard::admit(shared, extensions, headers, true).map(Some),
-        Wanted::DryRun => Ok(None),
+        Wanted::DryRun => guard::stays(shared).map(|()| None),
     }
 }
 

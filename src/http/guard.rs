@@ -4,12 +4,6 @@ use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 
-use crate::error::ApiError;
-use crate::http::AppState;
-use crate::http::events;
-use crate::limits;
-use crate::limits::Address;
-use crate::limits::Place;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::extract::State;
@@ -19,6 +13,13 @@ use axum::http::Request;
 use axum::http::Response;
 use axum::http::StatusCode;
 use axum::middleware::Next;
+
+use crate::error::ApiError;
+use crate::http::AppState;
+use crate::http::events;
+use crate::limits;
+use crate::limits::Address;
+use crate::limits::Place;
 
 const FORWARDED: &str = "x-forwarded-for";
 
@@ -41,9 +42,8 @@ pub(super) async fn guard(State(shared): State<AppState>, mut request: Request<B
 fn address(shared: &AppState, extensions: &Extensions, headers: &HeaderMap) -> Address {
     let peer = extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
     let fields = headers.get_all(FORWARDED).iter().map(|value| value.to_str().unwrap_or("unreadable"));
-    let fields: smallvec::SmallVec<[&str; 4]> = fields.collect();
     let unknown = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    Address::of(limits::client(peer.unwrap_or(unknown), shared.connections.trusted(), fields.iter().copied()))
+    Address::of(limits::client(peer.unwrap_or(unknown), shared.connections.trusted(), fields))
 }
 
 /// Says that a limit by address may have been hit by a proxy, for all who come through it.
@@ -56,16 +56,25 @@ fn hint(shared: &AppState, headers: &HeaderMap) {
     }
 }
 
+/// Whether this instance takes anybody new.
+///
+/// # Errors
+/// 503: it sends away those whom it has.
+pub(super) fn stays(shared: &AppState) -> Result<(), ApiError> {
+    if shared.is_draining() { Err(ApiError::unavailable("draining")) } else { Ok(()) }
+}
+
 /// The place of one more stream. `is_new`: its client does not go on from a poll a moment ago.
 ///
 /// # Errors
-/// 429: its address has as many as it may. 503: this instance has, or too many come at the same time.
+/// 429: its address has as many as it may. 503: this instance has, or is leaving, or too many come at the same time.
 pub(super) fn admit(
     shared: &AppState,
     extensions: &Extensions,
     headers: &HeaderMap,
     is_new: bool,
 ) -> Result<Place, ApiError> {
+    stays(shared)?;
     let address = extensions.get::<Address>().copied();
     let address = address.unwrap_or_else(|| self::address(shared, extensions, headers));
     let place = shared.connections.stream(address).map_err(|full| {

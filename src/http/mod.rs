@@ -42,6 +42,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::AllowOrigin;
 use tower_http::cors::CorsLayer;
 
+pub use answer::file;
 pub use answer::json;
 pub use certificate::CertificateError;
 pub use listener::ListenerLimits;

@@ -78,9 +78,6 @@ async fn respond(
     let axum_extra::extract::Query(Query { cursor, wait }) =
         axum_extra::extract::Query::try_from_uri(uri).map_err(|_| ApiError::invalid("query"))?;
     let wait = read_wait(wait.as_deref())?;
-    if shared.is_draining() {
-        return Err(ApiError::unavailable("draining"));
-    }
     let place = guard::admit(shared, extensions, headers, cursor.is_none())?;
     let session = events::open_poll(shared, uri, headers, cursor.as_deref(), place, set_cookie).await?;
     let Some(session) = session else { return Ok(StatusCode::NO_CONTENT.into_response()) };

@@ -104,9 +104,6 @@ async fn accept(
     let Some(switch) = head.extensions.get::<Switch>() else {
         return Err(ApiError::malformed(426, "This route is a WebSocket over HTTP/1.1."));
     };
-    if shared.is_draining() {
-        return Err(ApiError::unavailable("draining"));
-    }
     let place = guard::admit(shared, &head.extensions, &head.headers, true)?;
     let tokens: Vec<&str> = offer.protocols.iter().filter_map(|protocol| protocol.strip_prefix(TOKEN)).collect();
     let by_cookie = head.headers.contains_key(header::COOKIE) && !is_explicit(head, &tokens);

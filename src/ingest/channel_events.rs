@@ -10,12 +10,12 @@ use crate::broker::TailMessage;
 use crate::clock;
 use crate::event::Id;
 use crate::event::RawName;
-use crate::event::Trace;
 use crate::ingest::Ingest;
 use crate::ingest::PUBLICATION_BYTES_MAX;
 use crate::ingest::Publication;
 use crate::ingest::heard::Heard;
 use crate::ingest::heard::HeardQueue;
+use crate::ingest::publish::Traced;
 
 /// In metrics.
 const SOURCE: &str = "channel_events";
@@ -114,21 +114,17 @@ pub(super) type Appended = (Vec<Heard>, Option<BrokerError>);
 
 pub(super) async fn append(ingest: &Ingest, batch: Vec<Heard>) -> Appended {
     let names: Vec<_> = batch.iter().map(|heard| heard.publication.heard_as(heard.name)).collect();
-    // Nearly always none is part of a trace, and then nothing is gathered for that.
-    let traced = if batch.iter().any(|heard| heard.publication.trace.is_some()) { batch.as_slice() } else { &[] };
-    let spans: Vec<_> = traced.iter().map(|heard| heard.publication.ingesting(&ingest.spans, SOURCE)).collect();
-    let all = traced.iter().zip(&spans);
-    let carried: Vec<Option<Trace>> = all.map(|(heard, span)| heard.publication.carried(span.as_ref())).collect();
+    let traced = Traced::of(batch.iter().map(|heard| &*heard.publication), &ingest.spans, SOURCE);
     let append = |(at, (heard, once))| {
         let heard: &Heard = heard;
-        EventAppend { event: &heard.publication.event, once, trace: carried.get(at).and_then(Option::as_ref) }
+        EventAppend { event: &heard.publication.event, once, trace: traced.at(at) }
     };
     let appends: Vec<EventAppend<'_>> = batch.iter().zip(&names).enumerate().map(append).collect();
     let done = ingest.broker.append_events(&appends).await;
     drop(appends);
     // What could not be appended comes again, and has its spans then.
     if done.is_ok() {
-        spans.into_iter().flatten().for_each(|span| span.end("applied", false));
+        traced.end("applied", false);
     }
     (batch, done.err())
 }

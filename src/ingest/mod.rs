@@ -30,6 +30,7 @@ pub use members::Members;
 pub use outside::run as run_outside;
 pub use publish::PUBLICATION_BYTES_MAX;
 pub use publish::Publication;
+use publish::Traced;
 pub use redis::Judged;
 pub use redis::run as run_raw;
 pub use seeds::Seeds;
@@ -46,7 +47,6 @@ use crate::event::Channel;
 use crate::event::Cursor;
 use crate::event::Id;
 use crate::event::Kind;
-use crate::event::Trace;
 use crate::inspect::Inspector;
 use crate::jobs::JobUpdate;
 use crate::jobs::TerminalStatuses;
@@ -186,15 +186,10 @@ impl Ingest {
 
     async fn append_patiently(&self, part: &[Publication], publisher: &str) -> Result<Vec<Cursor>, IngestError> {
         let names: Vec<EventOnce> = part.iter().map(|publication| publication.once(publisher)).collect();
-        // Nearly always none is part of a trace, and then nothing is gathered for that.
-        let traced = if part.iter().any(|publication| publication.trace.is_some()) { part } else { &[] };
-        let begin = |publication: &Publication| publication.ingesting(&self.spans, "publish");
-        let spans: Vec<Option<Ingesting>> = traced.iter().map(begin).collect();
-        let carried = traced.iter().zip(&spans).map(|(publication, span)| publication.carried(span.as_ref()));
-        let carried: Vec<Option<Trace>> = carried.collect();
+        let traced = Traced::of(part.iter(), &self.spans, "publish");
         let append = |(at, (publication, once))| {
             let publication: &Publication = publication;
-            EventAppend { event: &publication.event, once, trace: carried.get(at).and_then(Option::as_ref) }
+            EventAppend { event: &publication.event, once, trace: traced.at(at) }
         };
         let appends: Vec<EventAppend<'_>> = part.iter().zip(&names).enumerate().map(append).collect();
         let until = Instant::now() + APPEND_PATIENCE;
@@ -206,7 +201,8 @@ impl Ingest {
         };
         let word = if outcome.is_ok() { "applied" } else { "failed" };
         self.metrics.appends.with_label_values(&["publish", word]).inc_by(part.len() as u64);
-        spans.into_iter().flatten().for_each(|span| span.end(word, outcome.is_err()));
+        drop(appends);
+        traced.end(word, outcome.is_err());
         Ok(outcome?)
     }
 }

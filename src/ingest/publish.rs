@@ -83,6 +83,38 @@ pub struct Publication {
     pub trace: Option<Box<Trace>>,
 }
 
+/// Which of a batch are part of traces. Nearly always none is, and then nothing is gathered.
+#[derive(Debug)]
+pub(super) struct Traced {
+    spans: Vec<Option<Ingesting>>,
+    carried: Vec<Option<Trace>>,
+}
+
+impl Traced {
+    pub(super) fn of<'a>(
+        batch: impl Iterator<Item = &'a Publication> + Clone,
+        spans: &Spans,
+        source: &'static str,
+    ) -> Self {
+        if batch.clone().all(|publication| publication.trace.is_none()) {
+            return Self { spans: Vec::new(), carried: Vec::new() };
+        }
+        let begun: Vec<_> = batch.clone().map(|publication| publication.ingesting(spans, source)).collect();
+        let carried = batch.zip(&begun).map(|(publication, span)| publication.carried(span.as_ref())).collect();
+        Self { spans: begun, carried }
+    }
+
+    /// The trace as the entry of this one of the batch carries it.
+    pub(super) fn at(&self, at: usize) -> Option<&Trace> {
+        self.carried.get(at).and_then(Option::as_ref)
+    }
+
+    /// What became of all of them.
+    pub(super) fn end(self, word: &'static str, failed: bool) {
+        self.spans.into_iter().flatten().for_each(|span| span.end(word, failed));
+    }
+}
+
 impl Publication {
     /// Parses the body of `POST /v1/publish`.
     ///
@@ -126,12 +158,12 @@ impl Publication {
     }
 
     /// The span of taking it in, if it is a part of a trace.
-    pub(super) fn ingesting(&self, spans: &Spans, source: &'static str) -> Option<Ingesting> {
+    fn ingesting(&self, spans: &Spans, source: &'static str) -> Option<Ingesting> {
         spans.ingest(self.trace.as_deref(), source, || self.event.channel.clone(), self.event.accepted_us)
     }
 
     /// The trace as its entry carries it.
-    pub(super) fn carried(&self, span: Option<&Ingesting>) -> Option<Trace> {
+    fn carried(&self, span: Option<&Ingesting>) -> Option<Trace> {
         span.map(Ingesting::carried).or(self.trace.as_deref().copied())
     }
 

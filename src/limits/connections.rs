@@ -210,8 +210,8 @@ impl Connections {
     }
 
     /// Addresses that have streams.
-    #[must_use]
-    pub fn addresses(&self) -> usize {
+    #[cfg(test)]
+    pub(super) fn addresses(&self) -> usize {
         self.0.streams.lock().by_address.len()
     }
 }

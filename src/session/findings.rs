@@ -3,7 +3,6 @@
 use crate::event::Channel;
 use crate::event::Cursor;
 use crate::event::Entry;
-use crate::event::Id;
 use crate::event::Kind;
 use crate::event::LogId;
 use crate::inspect::Finding;
@@ -92,34 +91,6 @@ impl Sessions {
             event: event.map(|event| event.name.as_str().to_owned()),
             bytes: event.map(|event| event.data.len()),
             accepted_ms: event.map(|event| event.accepted_us / 1000).filter(|at| *at > 0),
-        }
-    }
-
-    /// Whether somebody may see a channel, as the database says now.
-    pub(super) async fn permission(&self, user: &Id, channel: &Channel) -> &'static str {
-        let Ok(users) = self.store.users(std::slice::from_ref(user)).await else { return "unavailable" };
-        match users.get(user) {
-            None => return "no_such_user",
-            Some(found) if found.disabled => return "disabled",
-            Some(_) => {}
-        }
-        let granted = match (channel.kind(), Id::parse(channel.id())) {
-            (Kind::User, _) => Ok(channel.id() == user.as_str()),
-            (_, Err(_)) => Ok(false),
-            (Kind::Jobs, Ok(job)) => {
-                let owners = self.store.job_owners(std::slice::from_ref(&job)).await;
-                owners.map(|owners| owners.get(&job) == Some(user))
-            }
-            (Kind::Docs | Kind::Presence, Ok(document)) => {
-                let pair = (user.clone(), document);
-                let roles = self.store.document_roles(std::slice::from_ref(&pair)).await;
-                roles.map(|roles| roles.contains_key(&pair))
-            }
-        };
-        match granted {
-            Ok(true) => "granted",
-            Ok(false) => "denied",
-            Err(_) => "unavailable",
         }
     }
 }

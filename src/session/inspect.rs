@@ -146,7 +146,7 @@ impl Sessions {
         };
         let positions: Vec<LogId> = events.iter().filter_map(|event| event.at.parse().ok()).collect();
         let (accounts, permission) =
-            tokio::join!(self.accounts(user, Some(channel), &positions), self.permission(user, channel));
+            tokio::join!(self.accounts(user, Some(channel), &positions), self.authorizer.present(user, channel));
         let (instances, complete) = accounts;
         let (user, channel, permission) = (user.to_string(), channel.to_string(), permission.to_owned());
         Explanation { user, channel, permission, events, instances, complete, says: Vec::new() }.concluded()

@@ -1,13 +1,10 @@
 //! The files of the demo's page, as they are in the binary: plain HTML, CSS and modules, no build step.
 
 use axum::Router;
-use axum::body::Body;
-use axum::http::HeaderValue;
-use axum::http::Response;
 use axum::http::StatusCode;
-use axum::http::header;
 use axum::routing::get;
 
+use crate::http;
 use crate::http::AppState;
 
 const HTML: &str = "text/html; charset=utf-8";
@@ -43,20 +40,7 @@ const FILES: [(&str, &str, &str); 21] = [
 
 pub(super) fn routes() -> Router<AppState> {
     let router = Router::new().route("/favicon.ico", get(async || StatusCode::NO_CONTENT));
-    FILES.into_iter().fold(router, |router, (path, kind, text)| router.route(path, get(async move || file(kind, text))))
-}
-
-fn file(kind: &'static str, text: &'static str) -> Response<Body> {
-    let mut response = Response::new(Body::from(text));
-    let fixed = [
-        (header::CONTENT_TYPE, kind),
-        (header::CACHE_CONTROL, "no-cache"),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-    ];
-    for (name, value) in fixed {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
-    response
+    FILES.into_iter().fold(router, |router, (path, kind, text)| {
+        router.route(path, get(async move || http::file(kind, text, (POLICY, "no-cache"))))
+    })
 }

@@ -3,11 +3,9 @@
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::HeaderValue;
 use axum::http::Response;
 use axum::http::StatusCode;
 use axum::http::Uri;
-use axum::http::header;
 use axum::routing::get;
 use serde::Deserialize;
 use serde::Serialize;
@@ -63,22 +61,9 @@ pub(super) fn routes() -> Router<AppState> {
         .route("/inspect/streams", get(streams))
         .route("/inspect/log", get(log))
         .route("/inspect/explain", get(explain));
-    FILES.into_iter().fold(routes, |routes, (path, kind, text)| routes.route(path, get(async move || file(kind, text))))
-}
-
-fn file(kind: &'static str, text: &'static str) -> Response<Body> {
-    let mut response = Response::new(Body::from(text));
-    let fixed = [
-        (header::CONTENT_TYPE, kind),
-        (header::CACHE_CONTROL, "no-store"),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-    ];
-    for (name, value) in fixed {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
-    response
+    FILES.into_iter().fold(routes, |routes, (path, kind, text)| {
+        routes.route(path, get(async move || answer::file(kind, text, (POLICY, "no-store"))))
+    })
 }
 
 fn json(value: &impl Serialize) -> Response<Body> {
