@@ -136,10 +136,10 @@ pub(super) async fn metrics(State(shared): State<AppState>) -> Response<Body> {
     for reason in REASONS {
         shared.metrics.not_ready.with_label_values(&[reason]).set(i64::from(why == Some(reason)));
     }
-    let (sockets, silent) = shared.connections.sockets();
-    let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-    shared.metrics.sockets.with_label_values(&["speaking"]).set(count(sockets.saturating_sub(silent)));
-    shared.metrics.sockets.with_label_values(&["silent"]).set(count(silent));
+    let sockets = shared.connections.sockets();
+    for (state, count) in [("silent", sockets.silent), ("idle", sockets.idle), ("busy", sockets.busy)] {
+        shared.metrics.sockets.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
     shared.metrics.draining.set(i64::from(shared.is_leaving()));
     let mut response = Response::new(Body::from(shared.metrics.render()));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");

@@ -13,8 +13,8 @@ use hyper_util::rt::TokioTimer;
 use tokio_util::task::TaskTracker;
 
 use crate::http::listener::ListenerLimits;
-use crate::http::listener::Service;
 use crate::http::listener::Signals;
+use crate::http::service::Service;
 use crate::http::socket::Socket;
 use crate::transport::Uptake;
 

@@ -3,8 +3,6 @@
 //! `axum::serve` has no timeout before the head is complete, none for a connection that says nothing (hyper#3756), and no way
 //! to end open streams.
 
-use std::convert::Infallible;
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -13,12 +11,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
-use axum::extract::ConnectInfo;
-use axum::http::Request;
-use axum::http::Response;
 use bytes::Bytes;
-use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioTimer;
 use socket2::SockRef;
@@ -27,24 +20,21 @@ use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt as _;
 
 use crate::http::http2;
 use crate::http::http2::PREFACE;
+use crate::http::service::Service;
 use crate::http::socket::Socket;
 use crate::http::takeover::Guarded;
-use crate::http::takeover::Switch;
 use crate::http::takeover::Taken;
 use crate::http::takeover::Takeover;
 use crate::http::tls::Tls;
 use crate::limits::Connections;
 use crate::limits::Full;
-use crate::limits::Silent;
 use crate::limits::SocketPlace;
 use crate::telemetry::Metrics;
 use crate::transport::Uptake;
 use crate::transport::plain;
-use crate::transport::plain::MayClaim;
 use crate::transport::plain::Surroundings;
 use crate::transport::ws;
 
@@ -128,8 +118,8 @@ pub async fn serve(
             }
         };
         let around = Arc::clone(&around);
-        // Silent from now on, not from the moment at which its task comes to run.
-        let service = Service::new(router.clone(), peer, Arc::new(limits.connections.silent()));
+        // Idle from now on, not from the moment at which its task comes to run.
+        let service = Service::new(router.clone(), peer, limits.connections.activity());
         tasks.spawn(connection(socket, service, limits.clone(), around, signals.clone(), place));
     }
 }
@@ -152,28 +142,16 @@ async fn connection(
     place: SocketPlace,
 ) {
     drop(tune(&socket));
-    let silent = Arc::clone(&service.silent);
-    let begun = tokio::select! {
-        biased; // what it says counts, also in the moment in which it has to give way
-        begun = begin(socket, &limits) => begun,
-        () = signals.stop.cancelled() => return,
-        () = silent.evicted() => return,
-    };
-    let Some((socket, is_http2)) = begun else { return };
-    if is_http2 {
-        let served = http2::serve(socket, service, &limits, around.tasks.clone(), signals);
-        tokio::select! {
-            biased;
-            () = served => return,
-            () = silent.evicted() => return,
-        }
-    }
-    // In a future of its own: while hyper serves, its room is not needed.
+    let activity = Arc::clone(&service.activity);
     let taken = tokio::select! {
-        biased;
-        taken = http1(socket, service, &limits, signals) => taken,
-        () = silent.evicted() => return,
+        biased; // what it asks counts, also in the moment in which it has to give way
+        taken = carry(socket, service, &limits, (&around, signals)) => taken,
+        () = activity.evicted() => {
+            limits.metrics.reject("connection", "evicted");
+            None
+        }
     };
+    drop(activity); // a stream is never idle
     match taken {
         None => {}
         Some((Socket::Plain(socket), _, Taken::Events { head, session })) => {
@@ -187,6 +165,24 @@ async fn connection(
         }
         Some((Socket::Tls(_), _, Taken::Events { .. })) => {} // never claimed: see `http1`
     }
+}
+
+/// Serves requests, until the connection ends or a stream takes it over.
+async fn carry(
+    socket: TcpStream,
+    service: Service,
+    limits: &ListenerLimits,
+    (around, signals): (&Surroundings, Signals),
+) -> Option<(Socket, Bytes, Taken)> {
+    let (socket, is_http2) = tokio::select! {
+        begun = begin(socket, limits) => begun?,
+        () = signals.stop.cancelled() => return None,
+    };
+    if is_http2 {
+        http2::serve(socket, service, limits, around.tasks.clone(), signals).await;
+        return None;
+    }
+    http1(socket, service, limits, signals).await
 }
 
 /// What speaks there, and whether it is HTTP/2, once that is known; `None` when it is not known in time.
@@ -205,7 +201,7 @@ async fn begin(socket: TcpStream, limits: &ListenerLimits) -> Option<(Socket, bo
     accepted.ok()?.ok()
 }
 
-/// Serves requests, until the connection ends or a stream takes it over.
+/// The same for HTTP/1.1.
 async fn http1(
     socket: Socket,
     mut service: Service,
@@ -292,50 +288,4 @@ fn http1_builder(limits: &ListenerLimits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(limits.head_timeout).max_buf_size(limits.head_bytes_max);
     builder
-}
-
-/// The router, with what is known of the connection put into each request.
-#[derive(Debug)]
-pub(super) struct Service {
-    router: Router,
-    peer: SocketAddr,
-    /// It may have to give way until the first request is there.
-    silent: Arc<Silent>,
-    /// Of the connection. Not on HTTP/2, where each request has its own.
-    uptake: Option<Arc<Uptake>>,
-    takeover: Option<Takeover>,
-    switch: Option<Switch>,
-}
-
-impl Service {
-    fn new(router: Router, peer: SocketAddr, silent: Arc<Silent>) -> Self {
-        Self { router, peer, silent, uptake: None, takeover: None, switch: None }
-    }
-}
-
-impl hyper::service::Service<Request<Incoming>> for Service {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
-
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        self.silent.speaks();
-        let takeover = self.takeover.clone().filter(|takeover| takeover.is_possible(&request));
-        let mut request = request.map(Body::new);
-        let extensions = request.extensions_mut();
-        extensions.insert(ConnectInfo(self.peer));
-        self.uptake.iter().for_each(|uptake| drop(extensions.insert(Arc::clone(uptake))));
-        self.switch.iter().for_each(|switch| drop(extensions.insert(switch.clone())));
-        if self.uptake.is_none() {
-            let router = self.router.clone();
-            return Box::pin(async move {
-                http2::introduce(request.extensions_mut());
-                router.oneshot(request).await
-            });
-        }
-        let Some(takeover) = takeover else { return Box::pin(self.router.clone().oneshot(request)) };
-        extensions.insert(MayClaim);
-        let answer = self.router.clone().oneshot(request);
-        Box::pin(async move { answer.await.map(|response| takeover.take_for(response)) })
-    }
 }

@@ -16,6 +16,7 @@ mod observe;
 mod openapi;
 mod poll;
 mod presence;
+mod service;
 mod socket;
 mod streams;
 mod takeover;

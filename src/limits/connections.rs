@@ -3,29 +3,24 @@
 //! Two things are counted. *Sockets* are what the listener has accepted, by peer; *streams* are what is served over them, by
 //! client, which behind a proxy is another address. What a stream keeps of this is two words.
 
-use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::config::Networks;
+use crate::limits::Activity;
 use crate::limits::Address;
+use crate::limits::idle::Idle;
 
 /// Sockets beyond the streams: requests, probes, and room to answer that there is no room.
 const SPARE_SOCKETS: usize = 1000;
 /// Sockets that one address may have for each of its streams: a page has requests beside its stream.
 const SOCKETS_PER_STREAM: u32 = 2;
-/// How long one that gives way may take to go.
-const ROOM_MAX: Duration = Duration::from_secs(1);
 /// How often the log may say that a proxy is probably not named.
 const HINT_EVERY: Duration = Duration::from_secs(60);
 
@@ -49,6 +44,17 @@ impl Full {
     }
 }
 
+/// How many sockets do what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sockets {
+    /// Have not asked for anything yet.
+    pub silent: usize,
+    /// Have, and carry nothing now.
+    pub idle: usize,
+    /// Carry requests or streams.
+    pub busy: usize,
+}
+
 /// The connections of one app. Cheap to clone; clones count together.
 #[derive(Debug, Clone)]
 pub struct Connections(Arc<Shared>);
@@ -61,9 +67,7 @@ struct Shared {
     streams_max: usize,
     sockets: Mutex<Count>,
     streams: Mutex<Count>,
-    silent: Mutex<Silents>,
-    /// A socket has gone.
-    left: Notify,
+    idle: Arc<Idle>,
     hinted: Mutex<Option<Instant>>,
 }
 
@@ -72,15 +76,6 @@ struct Shared {
 struct Count {
     all: usize,
     by_address: HashMap<Address, u32>,
-}
-
-/// Sockets that have not said anything useful yet, oldest first.
-#[derive(Debug, Default)]
-struct Silents {
-    next: u64,
-    waiting: BTreeMap<u64, CancellationToken>,
-    /// Those who were told to give way and have not gone yet.
-    leaving: usize,
 }
 
 impl Count {
@@ -131,8 +126,7 @@ impl Connections {
             streams_max: config.max_connections,
             sockets: Mutex::default(),
             streams: Mutex::default(),
-            silent: Mutex::default(),
-            left: Notify::new(),
+            idle: Arc::default(),
             hinted: Mutex::default(),
         }))
     }
@@ -155,31 +149,16 @@ impl Connections {
         Ok(SocketPlace { shared: Arc::clone(&self.0), address })
     }
 
-    /// Where all places are taken, the oldest socket that has said nothing yet gives way: who means it speaks at once. Ends when a
-    /// place is free, and until then nobody else should be accepted: in the kernel's queue they are safe. `false`: none will be.
+    /// Where all places are taken, the socket that has been idle for longest gives way. Ends when a place is free, and until then
+    /// nobody else should be accepted: in the kernel's queue they are safe. `false`: none will be.
     pub async fn make_room(&self) -> bool {
-        {
-            let mut silent = self.0.silent.lock();
-            if let Some((_, evicted)) = silent.waiting.pop_first() {
-                evicted.cancel();
-                silent.leaving += 1;
-            }
-            if silent.leaving == 0 {
-                return false;
-            }
-        }
-        tokio::time::timeout(ROOM_MAX, self.0.left.notified()).await.is_ok()
+        self.0.idle.make_room().await
     }
 
-    /// Notes that a socket has yet to say something.
+    /// What the connection of a socket that was accepted carries: nothing yet.
     #[must_use]
-    pub fn silent(&self) -> Silent {
-        let evicted = CancellationToken::new();
-        let mut silent = self.0.silent.lock();
-        let number = silent.next;
-        silent.next += 1;
-        silent.waiting.insert(number, evicted.clone());
-        Silent { shared: Arc::clone(&self.0), number, evicted, spoke: AtomicBool::new(false) }
+    pub fn activity(&self) -> Arc<Activity> {
+        Activity::new(Arc::clone(&self.0.idle))
     }
 
     /// A place for a stream of this client.
@@ -203,10 +182,12 @@ impl Connections {
         may
     }
 
-    /// Sockets, and those of them that have not said anything.
+    /// How many sockets do what.
     #[must_use]
-    pub fn sockets(&self) -> (usize, usize) {
-        (self.0.sockets.lock().all, self.0.silent.lock().waiting.len())
+    pub fn sockets(&self) -> Sockets {
+        let all = self.0.sockets.lock().all;
+        let (silent, idle) = self.0.idle.counts();
+        Sockets { silent, idle, busy: all.saturating_sub(silent + idle) }
     }
 
     /// Addresses that have streams.
@@ -226,7 +207,7 @@ pub struct SocketPlace {
 impl Drop for SocketPlace {
     fn drop(&mut self) {
         self.shared.sockets.lock().leave(self.address);
-        self.shared.left.notify_one();
+        self.shared.idle.has_left();
     }
 }
 
@@ -240,40 +221,5 @@ pub struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.shared.streams.lock().leave(Some(self.address));
-    }
-}
-
-/// A socket that may have to give way, until it has said something.
-#[derive(Debug)]
-pub struct Silent {
-    shared: Arc<Shared>,
-    number: u64,
-    evicted: CancellationToken,
-    spoke: AtomicBool,
-}
-
-impl Silent {
-    /// It has sent a request.
-    pub fn speaks(&self) {
-        if !self.spoke.swap(true, Ordering::AcqRel) {
-            let mut silent = self.shared.silent.lock();
-            if silent.waiting.remove(&self.number).is_none() {
-                silent.leaving -= 1;
-            }
-        }
-    }
-
-    /// Ends when it has to give way. To be polled after whatever hears it: what it said may have come at the same moment.
-    pub async fn evicted(&self) {
-        self.evicted.cancelled().await;
-        if self.spoke.load(Ordering::Acquire) {
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-impl Drop for Silent {
-    fn drop(&mut self) {
-        self.speaks();
     }
 }

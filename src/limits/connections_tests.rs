@@ -10,6 +10,7 @@ use crate::limits::Address;
 use crate::limits::Admission;
 use crate::limits::Connections;
 use crate::limits::Full;
+use crate::limits::Sockets;
 use crate::limits::client;
 
 fn ip(text: &str) -> IpAddr {
@@ -115,27 +116,28 @@ fn sockets_of_a_peer_are_twice_its_streams_and_those_of_a_proxy_are_not_counted_
     let held: Vec<_> = (0..4).map(|_| connections.socket(ip("192.0.2.1")).unwrap()).collect();
     assert_eq!(connections.socket(ip("192.0.2.1")).unwrap_err(), Full::Address);
     let proxied: Vec<_> = (0..100).map(|_| connections.socket(ip("10.0.0.1")).unwrap()).collect();
-    assert_eq!(connections.sockets().0, 104);
+    assert_eq!(connections.sockets().busy, 104, "nothing is known of what they carry");
     drop((held, proxied));
-    assert_eq!(connections.sockets(), (0, 0));
+    assert_eq!(connections.sockets().busy, 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_all_places_are_taken_the_oldest_that_is_silent_gives_way() {
+async fn where_all_places_are_taken_the_one_that_has_been_idle_for_longest_gives_way() {
     let connections = connections(|config| {
         config.max_connections = 1; // and the spare ones
         config.rate_limit_connections_per_ip = 0;
     });
     let mut held: Vec<_> =
-        (0..1001).map(|_| (connections.socket(ip("192.0.2.1")).unwrap(), connections.silent())).collect();
-    held[0].1.speaks();
+        (0..1001).map(|_| (connections.socket(ip("192.0.2.1")).unwrap(), connections.activity())).collect();
+    let busy = held[0].1.request();
+    assert_eq!(connections.sockets(), Sockets { silent: 1000, idle: 0, busy: 1 });
     assert_eq!(connections.socket(ip("192.0.2.2")).unwrap_err(), Full::Instance);
     assert!(!connections.make_room().await, "it did not go in time");
     let evicted = |at: usize| held[at].1.evicted().now_or_never().is_some();
     let gone: Vec<usize> = (0..held.len()).filter(|at| evicted(*at)).collect();
-    assert_eq!(gone, [1], "the oldest of those that have not spoken");
-    held[1].1.speaks();
-    assert!(held[1].1.evicted().now_or_never().is_none(), "it spoke in that very moment");
+    assert_eq!(gone, [1], "the oldest of those that have not asked for anything");
+    let second = held[1].1.request();
+    assert!(held[1].1.evicted().now_or_never().is_none(), "it asked in that very moment");
     let (room, ()) = tokio::join!(connections.make_room(), async {
         tokio::task::yield_now().await;
         assert!(held[2].1.evicted().now_or_never().is_some());
@@ -143,14 +145,30 @@ async fn where_all_places_are_taken_the_oldest_that_is_silent_gives_way() {
     });
     assert!(room);
     let newcomer = connections.socket(ip("192.0.2.2")).unwrap();
-    held.iter().for_each(|(_, silent)| silent.speaks());
-    assert!(!connections.make_room().await, "nobody is silent");
-    drop(newcomer);
+    // Those who have been answered are as idle as those who never asked, from then on.
+    drop((busy, second));
+    assert_eq!(connections.sockets(), Sockets { silent: 998, idle: 2, busy: 1 });
+    let asking: Vec<_> = held.iter().skip(2).map(|(_, activity)| activity.request()).collect();
+    assert!(!connections.make_room().await, "it did not go in time");
+    assert!(held[0].1.evicted().now_or_never().is_some(), "it was answered first");
+    drop(asking);
+    assert_eq!(connections.sockets(), Sockets { silent: 0, idle: 1000, busy: 1 });
+    drop((held, newcomer));
+    assert_eq!(connections.sockets(), Sockets { silent: 0, idle: 0, busy: 0 });
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_gives_way_while_all_are_busy() {
+    let connections = connections(|config| {
+        config.max_connections = 1;
+        config.rate_limit_connections_per_ip = 0;
+    });
+    let held: Vec<_> =
+        (0..1001).map(|_| (connections.socket(ip("192.0.2.1")).unwrap(), connections.activity().request())).collect();
+    assert!(!connections.make_room().await);
+    assert_eq!(connections.socket(ip("192.0.2.2")).unwrap_err(), Full::Instance);
+    drop(held);
     connections.socket(ip("192.0.2.2")).unwrap();
-    let last = connections.socket(ip("192.0.2.3"));
-    assert_eq!(connections.socket(ip("192.0.2.2")).unwrap_err(), Full::Instance, "nobody is silent");
-    drop((held, last));
-    assert_eq!(connections.sockets(), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,6 +9,7 @@ mod buckets;
 mod connections;
 #[cfg(test)]
 mod connections_tests;
+mod idle;
 #[cfg(test)]
 mod tests;
 
@@ -28,8 +29,10 @@ pub use admission::Admission;
 pub use connections::Connections;
 pub use connections::Full;
 pub use connections::Place;
-pub use connections::Silent;
 pub use connections::SocketPlace;
+pub use connections::Sockets;
+pub use idle::Activity;
+pub use idle::Busy;
 
 use crate::config::Config;
 use crate::error::ApiError;

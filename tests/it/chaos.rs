@@ -14,6 +14,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::support::SOON;
 use crate::support::app::World;
 use crate::support::eventually;
 use crate::support::follower::Follower;
@@ -274,7 +275,7 @@ async fn an_empty_redis_resets_every_stream() {
     app.progress("a", 1).await;
     let mut stream = app.stream("ada", "jobs.a").await;
     let cursor = stream.until("ready").await.pop().unwrap().id.unwrap();
-    eventually("the state is in the database", Duration::from_secs(5), async || {
+    eventually("the state is in the database", SOON, async || {
         (app.metric("realtime_writeback_total{outcome=\"written\"}") >= 1.0).then_some(())
     })
     .await;

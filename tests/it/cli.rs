@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use serde_json::json;
 
+use crate::support::SOON;
 use crate::support::app::API_KEY;
 use crate::support::app::World;
 use crate::support::child::free_port;
@@ -14,8 +15,6 @@ use crate::support::redis::RedisServer;
 use crate::support::tls::Pair;
 use crate::support::tls::PairFiles;
 use crate::support::tokens;
-
-const SOON: Duration = Duration::from_secs(20);
 
 async fn fails(args: &[&str], env: &[(&str, &str)]) -> (i32, Vec<String>) {
     let mut server = Server::launch(args, env);

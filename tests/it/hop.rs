@@ -12,6 +12,7 @@ use crate::chaos::expected;
 use crate::chaos::numbered;
 use crate::chaos::seen_all;
 use crate::chaos::times;
+use crate::support::SOON;
 use crate::support::app::TestApp;
 use crate::support::app::World;
 use crate::support::client::Client;
@@ -23,8 +24,6 @@ use crate::support::tokens;
 
 const JOBS: [&str; 5] = ["h0", "h1", "h2", "h3", "h4"];
 const CLIENTS: usize = 6;
-const SOON: Duration = Duration::from_secs(20);
-
 /// A client that is never long at one place.
 struct Hopper<'a> {
     addrs: &'a [SocketAddr],

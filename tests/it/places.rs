@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::support::SOON;
 use crate::support::app::TestApp;
 use crate::support::app::World;
 use crate::support::client::Client;
@@ -19,7 +20,6 @@ use crate::support::tokens;
 use crate::support::wire::Wire;
 use crate::support::ws::WsClient;
 
-const SOON: Duration = Duration::from_secs(10);
 const STREAM: &str = "/v1/events?channels=user.me";
 
 fn bearer(user: &str) -> String {
@@ -202,6 +202,44 @@ async fn an_instance_has_as_many_streams_as_it_may_however_many_ask_at_once() {
             let answer = refusal.answer();
             assert_eq!((answer.status, answer.json()["details"]["reason"].as_str()), (503, Some("overloaded")));
         }
+        app.app.stop().await;
+    }
+}
+
+/// Connections that were answered and are kept for nothing take no place from anybody; what carries something stays.
+#[tokio::test]
+async fn idle_connections_give_way_to_who_comes() {
+    for (_world, app) in apps(|config| config.max_connections = 10).await {
+        let mut stream = app.stream("ada", "user.me").await;
+        let cursor = stream.until("ready").await.last().unwrap().id.clone().unwrap();
+        let token = bearer("ada");
+        let path = format!("/v1/poll?channels=user.me&cursor={cursor}&wait=60");
+        let mut poll = Wire::connect(app.addr).await.unwrap();
+        poll.send(&http::bytes_of(app.addr, "GET", &path, &[("Authorization", &token)], b"")).await.unwrap();
+        eventually("the poll waits", SOON, async || {
+            (app.metric("realtime_active_connections{transport=\"poll\"}") == 1.0).then_some(())
+        })
+        .await;
+        let mut idle = Vec::new();
+        for _ in 0..1008 {
+            let mut wire = Wire::connect(app.addr).await.unwrap();
+            wire.send(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            assert_eq!(http::response(&mut wire, "GET").await.unwrap().status, 200);
+            idle.push(wire);
+        }
+        app.stream("bob", "user.me").await.until("ready").await;
+        for _ in 0..20 {
+            assert_eq!(http::get(app.addr, "/health/live", "").await.status, 200);
+        }
+        let evicted = app.metric("realtime_rejected_total{reason=\"evicted\",source=\"connection\"}");
+        assert!((1.0..=25.0).contains(&evicted), "{evicted}");
+        let mut last = idle.pop().unwrap();
+        last.send(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        assert_eq!(last.head().await.unwrap().status, 200, "the last of them was not idle for longest");
+        app.publish(json!({"channel": "user.ada", "event": "told", "data": {"n": 1}})).await;
+        let told = stream.until("told").await.pop().unwrap();
+        assert_eq!(told.data["n"], 1, "{told:?}");
+        assert_eq!(poll.head().await.unwrap().status, 200);
         app.app.stop().await;
     }
 }

@@ -7,6 +7,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::chaos::times;
+use crate::support::SOON;
 use crate::support::app::TestApp;
 use crate::support::app::World;
 use crate::support::client::Client;
@@ -19,8 +20,6 @@ use crate::support::wire::Wire;
 use crate::support::ws::PollClient;
 
 const POLLS: &str = "realtime_active_connections{transport=\"poll\"}";
-const SOON: Duration = Duration::from_secs(5);
-
 async fn worlds() -> Vec<(World, [TestApp; 2])> {
     let mut worlds = Vec::new();
     for world in [World::redis().await.mixed(), World::full().await.mixed()] {
@@ -70,8 +69,10 @@ async fn a_second_poll_of_a_session_ends_the_first() {
                     // Not before the first one has ended, or it would be that one's.
                     eventually("the first has ended", SOON, async || {
                         let waiting: f64 = apps.iter().map(|app| app.metric(POLLS)).sum();
-                        (waiting == 1.0 && apps[other].metric(POLLS) == 1.0 && begun.elapsed() > from + SOON / 10)
-                            .then_some(())
+                        (waiting == 1.0
+                            && apps[other].metric(POLLS) == 1.0
+                            && begun.elapsed() > from + Duration::from_millis(500))
+                        .then_some(())
                     })
                     .await;
                     apps[at].progress("a", begun.elapsed().as_micros() as u64).await;
@@ -79,7 +80,7 @@ async fn a_second_poll_of_a_session_ends_the_first() {
                 (from, tokio::join!(waiting, told).0.json())
             };
             let ((empty, ended), (from, told)) = tokio::join!(superseded, taking_over);
-            assert!(ended - from < Duration::from_secs(1), "{:?}", ended - from);
+            assert!(ended - from < Duration::from_secs(10), "{:?}", ended - from);
             assert_eq!((&empty["cursor"], &empty["events"]), (&json!(cursor), &json!([])));
             assert_eq!(told["events"].as_array().unwrap().len(), 1, "{told}");
         }
@@ -138,7 +139,7 @@ async fn b72_a_wait_is_a_whole_number_of_seconds() {
         assert_eq!(ask(app, "&wait=1&wait=2").await.status, 400);
         let begun = Instant::now();
         assert_eq!(ask(app, &format!("&cursor={cursor}&wait=0")).await.json()["events"], json!([]));
-        assert!(begun.elapsed() < Duration::from_secs(1));
+        assert!(begun.elapsed() < Duration::from_secs(10));
         assert_eq!(ask(app, &format!("&cursor={cursor}&wait=1")).await.json()["events"], json!([]));
         assert!((1.0..3.0).contains(&begun.elapsed().as_secs_f64()), "{:?}", begun.elapsed());
         let mut cursor = cursor;

@@ -7,6 +7,7 @@ use serde_json::json;
 use tidings::broker::NODE_LEASE;
 use tidings::store::Role;
 
+use crate::support::SOON;
 use crate::support::app::TestApp;
 use crate::support::app::World;
 use crate::support::app::id;
@@ -186,7 +187,7 @@ async fn a_reconnect_within_the_grace_is_neither_leave_nor_join() {
 }
 
 async fn app_has(app: &TestApp, user: &str, streams: usize) {
-    eventually("the stream has ended", Duration::from_secs(5), async || {
+    eventually("the stream has ended", SOON, async || {
         (app.app.shared.sessions.lives.of(&id(user)).len() == streams).then_some(())
     })
     .await;

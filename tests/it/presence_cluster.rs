@@ -11,6 +11,7 @@ use tidings::store::Role;
 use tokio::time::Instant;
 
 use crate::chaos::times;
+use crate::support::SOON;
 use crate::support::app::TestApp;
 use crate::support::app::World;
 use crate::support::client::Client;
@@ -346,10 +347,7 @@ async fn whatever_is_lost_all_are_of_one_mind_within_five_seconds() {
         let changed = Instant::now();
         let truth: BTreeSet<String> = (0..here.len()).map(person).collect();
         for app in &apps {
-            eventually("it knows who is there", Duration::from_secs(5), async || {
-                (users(app).await == truth).then_some(())
-            })
-            .await;
+            eventually("it knows who is there", SOON, async || (users(app).await == truth).then_some(())).await;
         }
         println!("{fault:?}: of one mind after {:.2?}", changed.elapsed());
     }

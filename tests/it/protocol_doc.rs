@@ -2,11 +2,10 @@
 //!
 //! The notation is explained at the top of the document. Everything is compared as text, so the order of members counts.
 
-use std::time::Duration;
-
 use tidings::event::Cursor;
 use tidings::store::Role;
 
+use crate::support::SOON;
 use crate::support::app::API_KEY;
 use crate::support::app::TestApp;
 use crate::support::app::World;
@@ -19,8 +18,6 @@ use crate::support::ws;
 use crate::support::ws::WsClient;
 
 const DOCUMENT: &str = include_str!("../../docs/protocol.md");
-const SOON: Duration = Duration::from_secs(10);
-
 /// A fenced block that is an example, and the line of the document at which it begins.
 struct Example {
     language: &'static str,

@@ -6,6 +6,7 @@ use serde_json::Value;
 use serde_json::json;
 use tidings::store::Role;
 
+use crate::support::SOON;
 use crate::support::app::TestApp;
 use crate::support::app::World;
 use crate::support::eventually;
@@ -111,10 +112,7 @@ async fn a_message_that_two_instances_hear_is_one_event() {
     // 802 without that. On a machine that is busy with other tests some wait longer than another instance is waited for.
     assert!((401.0..700.0).contains(&appends), "the others strike off what the log shows: {appends}");
     for app in [&one, &other] {
-        eventually("nothing is held", Duration::from_secs(5), async || {
-            (app.metric("realtime_raw_held") == 0.0).then_some(())
-        })
-        .await;
+        eventually("nothing is held", SOON, async || (app.metric("realtime_raw_held") == 0.0).then_some(())).await;
     }
     resumes_and_keys(&server, &world, &one, &other).await;
     one.app.stop().await;
@@ -175,7 +173,7 @@ async fn bad_messages_are_dropped_and_counted_and_affect_nothing() {
     assert_eq!(numbers(&mut streams[0], bad.len()).await, (1..=9).collect::<Vec<u64>>());
     for (reason, count) in wanted {
         let line = format!("realtime_rejected_total{{reason=\"{reason}\",source=\"channel_events\"}}");
-        eventually(reason, Duration::from_secs(5), async || (app.metric(&line) == count).then_some(())).await;
+        eventually(reason, SOON, async || (app.metric(&line) == count).then_some(())).await;
     }
     app.app.stop().await;
 }

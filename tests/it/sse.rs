@@ -6,6 +6,7 @@ use serde_json::Value;
 use serde_json::json;
 use tidings::store::Role;
 
+use crate::support::SOON;
 use crate::support::app::API_KEY;
 use crate::support::app::TestApp;
 use crate::support::app::World;
@@ -14,8 +15,6 @@ use crate::support::http;
 use crate::support::sse::SseClient;
 use crate::support::sse::SseEvent;
 use crate::support::tokens;
-
-const SOON: Duration = Duration::from_secs(5);
 
 fn names(events: &[SseEvent]) -> Vec<&str> {
     events.iter().map(|event| event.event.as_str()).collect()

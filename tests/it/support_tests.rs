@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use crate::support::SOON;
 use crate::support::child::Guarded;
 use crate::support::child::TempDir;
 use crate::support::eventually;
@@ -28,8 +29,6 @@ use crate::support::sse::SseClient;
 use crate::support::sse::SseEvent;
 use crate::support::tokens;
 use crate::support::wire::NoAnswer;
-
-const SOON: Duration = Duration::from_secs(10);
 
 /// Answers every connection with the same bytes and closes, after having read a request.
 async fn answering(tasks: &mut JoinSet<()>, answers: Vec<String>) -> SocketAddr {

@@ -1,11 +1,11 @@
 //! B-18, B-19: tickets of real instances, over the in-process broker and Redis, by both ways to the socket.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use serde_json::Value;
 use serde_json::json;
 
+use crate::support::SOON;
 use crate::support::app::API_KEY;
 use crate::support::app::TestApp;
 use crate::support::app::World;
@@ -207,7 +207,7 @@ async fn a_ticket_carries_the_end_and_the_scopes_of_its_token() {
     let end = stream.find("the end", |event| event.event == "end").await;
     assert_eq!(end.text("reason"), "token_expired");
     let expired = (401, "token_expired".to_owned());
-    eventually("the token's end is the ticket's and the cookie's", Duration::from_secs(5), async || {
+    eventually("the token's end is the ticket's and the cookie's", SOON, async || {
         (open(&app, &used, &[("Cookie", &cookie)]).await.err() == Some(expired.clone())).then_some(())
     })
     .await;

@@ -8,6 +8,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::support::SOON;
 use crate::support::app::TestApp;
 use crate::support::app::World;
 use crate::support::app::settings;
@@ -22,8 +23,6 @@ use crate::support::tls::Pair;
 use crate::support::tls::PairFiles;
 use crate::support::tls::Tunnel;
 use crate::support::tokens;
-
-const SOON: Duration = Duration::from_secs(20);
 
 async fn app() -> (World, TestApp) {
     let mut world = World::embedded().await.secured();
@@ -138,7 +137,7 @@ async fn b64_handshakes_have_a_deadline() {
         socket.write_all(said).await.unwrap();
         until_closed(socket).await;
     }
-    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
     app.progress("a", 1).await;
     honest.until("job:update").await;
     app.app.stop().await;
@@ -146,7 +145,7 @@ async fn b64_handshakes_have_a_deadline() {
 
 async fn until_closed(mut socket: impl tokio::io::AsyncRead + Unpin) {
     let mut rest = Vec::new();
-    tokio::time::timeout(Duration::from_secs(5), socket.read_to_end(&mut rest)).await.expect("closed in time").ok();
+    tokio::time::timeout(SOON, socket.read_to_end(&mut rest)).await.expect("closed in time").ok();
     let text = String::from_utf8_lossy(&rest);
     assert!(!text.contains("HTTP/1.1 2"), "{text}");
 }

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -20,6 +19,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::support::SOON;
 use crate::support::app::API_KEY;
 use crate::support::app::TestApp;
 use crate::support::app::World;
@@ -31,7 +31,6 @@ use crate::support::redis::RedisServer;
 use crate::support::sse::SseClient;
 use crate::support::tokens;
 
-const SOON: Duration = Duration::from_secs(15);
 const SPAN: &str = "00f067aa0ba902b7";
 
 /// A span, and which instance sent it.
@@ -246,7 +245,7 @@ async fn a_collector_that_is_away_hinders_nobody() {
     post_with(&app, "/v1/jobs/a/updates", &new_trace(), &json!({ "status": "completed" })).await;
     let begun = Instant::now();
     app.app.stop().await;
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
 }
 
 /// The log of a process: lines of a request have its trace, the beginning of a stream its request, both ends the connection.

@@ -1,10 +1,9 @@
 //! WebSocket: the handshake, the framing, and what clients may say.
 
-use std::time::Duration;
-
 use serde_json::json;
 use tidings::store::Role;
 
+use crate::support::SOON;
 use crate::support::app::TestApp;
 use crate::support::app::World;
 use crate::support::app::every_way;
@@ -14,8 +13,6 @@ use crate::support::tokens;
 use crate::support::ws::WsClient;
 use crate::support::ws::frame;
 use crate::support::ws::handshake;
-
-const SOON: Duration = Duration::from_secs(5);
 
 async fn connect(app: &TestApp, user: &str, query: &str) -> WsClient {
     let protocols = format!("tidings.v1, access_token.{}", tokens::for_user(user));

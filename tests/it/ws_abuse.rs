@@ -9,6 +9,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 
 use crate::chaos::times;
+use crate::support::SOON;
 use crate::support::app::TestApp;
 use crate::support::app::World;
 use crate::support::app::id;
@@ -21,8 +22,6 @@ use crate::support::wire::Wire;
 use crate::support::ws::WsClient;
 use crate::support::ws::frame;
 use crate::support::ws::handshake;
-
-const SOON: Duration = Duration::from_secs(10);
 
 /// Over both databases, at an instance whose lanes hear and at one whose tasks do.
 async fn worlds() -> Vec<(World, [TestApp; 2])> {

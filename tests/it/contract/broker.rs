@@ -33,6 +33,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::support::SOON;
 use crate::support::eventually;
 use crate::support::redis::RedisServer;
 
@@ -101,10 +102,8 @@ impl Bench {
         });
         is_open.wait_for(|open| *open).await.unwrap();
         let bench = Self { broker, log, stop, tasks };
-        eventually("the broker answers", Duration::from_secs(5), async || {
-            bench.broker.job(&Id::parse("nobody").unwrap()).await.ok()
-        })
-        .await;
+        eventually("the broker answers", SOON, async || bench.broker.job(&Id::parse("nobody").unwrap()).await.ok())
+            .await;
         bench
     }
 
@@ -127,7 +126,7 @@ impl Bench {
     }
 
     pub(super) async fn settled(&self, count: usize) -> Vec<Arc<Entry>> {
-        eventually("the tail delivers", Duration::from_secs(5), async || {
+        eventually("the tail delivers", SOON, async || {
             let log = self.log.lock();
             (log.len() >= count).then(|| log.clone())
         })

@@ -54,7 +54,7 @@ async fn logged(bench: &Bench, job: &str, count: usize) -> Vec<u64> {
             .map(|event| serde_json::from_str::<serde_json::Value>(&event.data).unwrap()["data"]["n"].as_u64().unwrap())
             .collect::<Vec<u64>>()
     };
-    crate::support::eventually("the tail delivers", std::time::Duration::from_secs(5), async || {
+    crate::support::eventually("the tail delivers", crate::support::SOON, async || {
         let numbers = numbers();
         (numbers.len() >= count).then_some(numbers)
     })

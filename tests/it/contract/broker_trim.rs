@@ -17,6 +17,7 @@ use crate::contract::broker::Bench;
 use crate::contract::broker::fresh_prefix;
 use crate::contract::broker::named;
 use crate::contract::broker::settings;
+use crate::support::SOON;
 use crate::support::eventually;
 use crate::support::redis::RedisServer;
 
@@ -129,7 +130,7 @@ async fn trimming_by_count_and_by_age_mix() {
                 check_edge(&bench, &server, &settings.prefix, &cursors).await;
                 let at = tokio::time::Instant::now();
                 let pause = Duration::from_millis(if round % 2 == 1 { 60 } else { 0 });
-                eventually("entries are older than the short retention", Duration::from_secs(5), async || {
+                eventually("entries are older than the short retention", SOON, async || {
                     (at.elapsed() >= pause).then_some(())
                 })
                 .await;

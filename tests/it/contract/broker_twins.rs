@@ -134,7 +134,7 @@ async fn observe(bench: &Bench, operations: &[Vec<Operation>]) -> Vec<String> {
         _ => None,
     };
     let newest = outcomes.iter().filter_map(|(_, outcome)| named(outcome)).max();
-    let log = eventually("the tail delivers", std::time::Duration::from_secs(5), async || {
+    let log = eventually("the tail delivers", crate::support::SOON, async || {
         let log = bench.log.lock().clone();
         newest.is_none_or(|newest| place(&log, newest).is_some()).then_some(log)
     })

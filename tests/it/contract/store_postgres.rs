@@ -278,7 +278,7 @@ async fn outages_are_short_errors() {
     assert!(!ok && took < bound, "stopped: {took:?}");
     server.start().await;
     let (ok, took) = timed(&store).await;
-    assert!(ok && took < Duration::from_secs(1), "restarted: {took:?}");
+    assert!(ok && took < bound, "restarted: {took:?}");
 
     futures_util::future::join_all((0..16).map(|_| timed(&store))).await;
     server.freeze();
@@ -287,14 +287,14 @@ async fn outages_are_short_errors() {
     }
     server.thaw();
     let (ok, took) = timed(&store).await;
-    assert!(ok && took < Duration::from_secs(1), "thawed: {took:?}");
+    assert!(ok && took < bound, "thawed: {took:?}");
 
     // Connections that are broken without a word to the pool.
     futures_util::future::join_all((0..16).map(|_| timed(&store))).await;
     server.stop();
     server.start().await;
     for (ok, took) in futures_util::future::join_all((0..16).map(|_| timed(&store))).await {
-        assert!(ok && took < Duration::from_secs(2), "restarted behind its back: {took:?}");
+        assert!(ok && took < bound, "restarted behind its back: {took:?}");
     }
 }
 
@@ -312,10 +312,10 @@ async fn callers_who_leave_cost_nothing() {
     // Their back ends still wait for the lock; a question about another table has a connection at once.
     let began = Instant::now();
     bench.store.job_owners(&[id("j1")]).await.unwrap();
-    assert!(began.elapsed() < Duration::from_millis(700), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     let (ok, took) = timed(&bench.store).await;
-    assert!(!ok && took < Duration::from_millis(4500), "statement_timeout: {took:?}");
+    assert!(!ok && took < Duration::from_secs(10), "statement_timeout: {took:?}");
     transaction.rollback().await.unwrap();
     let (ok, took) = timed(&bench.store).await;
-    assert!(ok && took < Duration::from_secs(1), "{took:?}");
+    assert!(ok && took < Duration::from_secs(4), "{took:?}");
 }

@@ -11,6 +11,7 @@ use tidings::auth::TicketStore;
 use tidings::event::Id;
 
 use crate::contract::broker::Bench;
+use crate::support::SOON;
 use crate::support::eventually;
 
 const LIFE: Duration = Duration::from_secs(30);
@@ -52,7 +53,7 @@ async fn all(stores: [Arc<dyn TicketStore>; 2]) {
     // It ends by itself.
     one.put(&ticket(200), &holder("ada", None), Duration::from_millis(30)).await.unwrap();
     let mut n = 201;
-    eventually("a ticket ends", Duration::from_secs(5), async || {
+    eventually("a ticket ends", SOON, async || {
         n += 1;
         one.put(&ticket(n), &holder("ada", None), Duration::from_millis(1)).await.unwrap();
         tokio::time::timeout(Duration::from_millis(40), std::future::pending::<()>()).await.unwrap_err();

@@ -6,7 +6,6 @@ use std::io::BufRead as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::Value;
@@ -15,14 +14,13 @@ use crate::rfc6455::cases::Case;
 use crate::rfc6455::cases::Heard;
 use crate::rfc6455::cases::closing;
 use crate::rfc6455::cases::message;
+use crate::support::SOON;
 use crate::support::app::World;
 use crate::support::child::Guarded;
 use crate::support::child::TempDir;
 use crate::support::tokens;
 use crate::support::ws::WsClient;
 use crate::support::ws::frame;
-
-const SOON: Duration = Duration::from_secs(10);
 
 /// Who is asked.
 #[derive(Debug, Clone, Copy)]

@@ -15,8 +15,10 @@ use tidings::config::Secret;
 use tidings::event::Id;
 use tidings::store::Role;
 use tidings::store::Store;
+use tidings::store::StoreError;
 use tidings::telemetry::Metrics;
 
+use crate::support::SOON;
 use crate::support::child::TempDir;
 use crate::support::eventually;
 use crate::support::http;
@@ -114,12 +116,18 @@ impl World {
 
     /// Puts users and their jobs there.
     pub async fn people(&self, owners: &[(&str, &[&str])]) {
+        // A database that is shared by tests may be busy, and then it says so. What they are about comes later.
+        eventually("the people are there", SOON, async || self.put_people(owners).await.ok()).await;
+    }
+
+    async fn put_people(&self, owners: &[(&str, &[&str])]) -> Result<(), StoreError> {
         for (user, jobs) in owners {
-            self.store.put_user(&id(user), user).await.unwrap();
+            self.store.put_user(&id(user), user).await?;
             for job in *jobs {
-                self.store.put_job(&id(job), &id(user), "queued").await.unwrap();
+                self.store.put_job(&id(job), &id(user), "queued").await?;
             }
         }
+        Ok(())
     }
 
     /// Puts a document there, and who may do what with it.
@@ -278,8 +286,7 @@ impl TestApp {
     /// Waits until changes of the database are announced to this instance.
     pub async fn until_announced(&self) {
         let changes = self.app.shared.sessions.authorizer.changes();
-        eventually("changes are announced", Duration::from_secs(10), async || changes.are_announced().then_some(()))
-            .await;
+        eventually("changes are announced", SOON, async || changes.are_announced().then_some(())).await;
     }
 
     /// The value of a gauge or counter with exactly these labels.
@@ -291,7 +298,7 @@ impl TestApp {
 
     /// Nothing is left of any stream.
     pub async fn until_empty(&self) {
-        eventually("no stream and no subscription is left", Duration::from_secs(10), async || {
+        eventually("no stream and no subscription is left", SOON, async || {
             let of =
                 |transport: &str| self.metric(&format!("realtime_active_connections{{transport=\"{transport}\"}}"));
             (["sse", "ws", "poll"].into_iter().map(of).sum::<f64>() == 0.0

@@ -11,6 +11,7 @@ use serde_json::Value;
 use serde_json::json;
 use tokio::time::Instant;
 
+use crate::support::eventually::SOON;
 use crate::support::http::Response;
 use crate::support::sse::NotOpened;
 use crate::support::sse::SseClient;
@@ -18,7 +19,7 @@ use crate::support::sse::SseEvent;
 use crate::support::ws::PollClient;
 use crate::support::ws::WsClient;
 
-const UNTIL_MAX: Duration = Duration::from_secs(20);
+const UNTIL_MAX: Duration = SOON;
 /// Longest wait of one poll, in seconds. Short, because what a poll is denied from its beginning it is told only at its end.
 const WAIT_MAX_S: u64 = 2;
 

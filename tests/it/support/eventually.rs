@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// How long a test waits at most for what takes milliseconds where nothing else runs. It says nothing of the product, and costs
+/// nothing where all is well; a machine that is busy stands still for seconds.
+pub const SOON: Duration = Duration::from_secs(30);
 const PAUSE_MIN: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 

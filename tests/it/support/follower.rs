@@ -265,7 +265,7 @@ impl Follower {
 
     /// Waits until its connection is `ready`.
     pub async fn ready(&self) {
-        self.until("a follower is ready", Duration::from_secs(15), Journal::is_ready).await;
+        self.until("a follower is ready", Duration::from_secs(30), Journal::is_ready).await;
     }
 }
 

@@ -14,13 +14,14 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::support::eventually::SOON;
 use crate::support::sse::EventStream;
 use crate::support::sse::SseEvent;
 use crate::support::tls;
 use crate::support::tls::Pair;
 use crate::support::tokens;
 
-const UNTIL_MAX: Duration = Duration::from_secs(20);
+const UNTIL_MAX: Duration = SOON;
 
 /// How much a client takes before it has read.
 #[derive(Debug, Clone, Copy)]

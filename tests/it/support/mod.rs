@@ -30,5 +30,6 @@ pub mod tokens;
 pub mod wire;
 pub mod ws;
 
+pub use eventually::SOON;
 pub use eventually::eventually;
 pub use eventually::pace;

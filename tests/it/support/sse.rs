@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::support::eventually::SOON;
 use crate::support::http;
 use crate::support::http::Response;
 use crate::support::wire::ANSWER_MAX;
@@ -17,7 +18,7 @@ use crate::support::wire::Wire;
 /// Bytes of the beginning of a stream that are kept as they came.
 const OPENING_MAX: usize = 64 * 1024;
 /// How long `until` waits.
-const UNTIL_MAX: Duration = Duration::from_secs(15);
+const UNTIL_MAX: Duration = SOON;
 
 /// One dispatched event.
 #[derive(Debug, Clone, PartialEq)]

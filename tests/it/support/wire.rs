@@ -8,12 +8,14 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpSocket;
 use tokio::net::TcpStream;
 
+use crate::support::eventually::SOON;
+
 /// Most bytes of an answer that are read.
 pub const BODY_MAX: usize = 8 * 1024 * 1024;
 /// Most bytes of a head.
 const HEAD_MAX: usize = 64 * 1024;
 /// How long an answer may take.
-pub const ANSWER_MAX: Duration = Duration::from_secs(15);
+pub const ANSWER_MAX: Duration = SOON;
 
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

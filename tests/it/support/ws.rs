@@ -8,6 +8,7 @@ use serde_json::Value;
 use serde_json::json;
 use tokio::time::Instant;
 
+use crate::support::eventually::SOON;
 use crate::support::http;
 use crate::support::http::Response;
 use crate::support::sse::SseEvent;
@@ -17,7 +18,7 @@ use crate::support::wire::Head;
 use crate::support::wire::NoAnswer;
 use crate::support::wire::Wire;
 
-const UNTIL_MAX: Duration = Duration::from_secs(15);
+const UNTIL_MAX: Duration = SOON;
 
 /// A frame of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
