@@ -33,6 +33,11 @@ pub(crate) fn times(quick: usize, full: usize) -> usize {
     if std::env::var("TIDINGS_CHAOS").as_deref() == Ok("full") { full } else { quick }
 }
 
+/// How long something may take: in the middle of all other tests, on a machine that may stand still, and by `make chaos`, alone.
+pub(crate) fn bound(among_others: Duration, alone: Duration) -> Duration {
+    [among_others, alone][times(0, 1)]
+}
+
 /// A worker that publishes numbered updates and keeps a record of its own.
 pub(crate) struct Worker {
     pub(crate) record: Arc<Mutex<BTreeMap<String, u64>>>,

@@ -12,6 +12,7 @@ use tidings::store::Store;
 use tidings::telemetry::Metrics;
 use tokio::time::Instant;
 
+use crate::chaos::bound;
 use crate::chaos::times;
 use crate::contract::store::APPLICATION;
 use crate::support::SOON;
@@ -175,7 +176,7 @@ async fn a_share_that_is_deleted_leaves_open_streams_at_once() {
 }
 
 fn announced_max() -> Duration {
-    [ANNOUNCED_AMONG_OTHERS_MAX, ANNOUNCED_MAX][times(0, 1)]
+    bound(ANNOUNCED_AMONG_OTHERS_MAX, ANNOUNCED_MAX)
 }
 
 /// Has a share and loses it; how long that takes.
@@ -204,8 +205,8 @@ async fn base_tables_that_nobody_watches_are_noticed() {
         lasted.extend(join_all(losing).await.into_iter().map(|lasted| (watched, lasted)));
     }
     println!("a share deleted, in a base table that is watched or not: {lasted:?}");
-    let bound = |watched| if watched { announced_max() } else { UNANNOUNCED_MAX };
-    assert!(lasted.iter().all(|(watched, lasted)| *lasted < bound(*watched)), "{lasted:?}");
+    let limit = |watched| if watched { announced_max() } else { UNANNOUNCED_MAX };
+    assert!(lasted.iter().all(|(watched, lasted)| *lasted < limit(*watched)), "{lasted:?}");
     application.stop().await;
 }
 
