@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# manifests.sh VENV: every overlay builds and fits the schemas of Kubernetes, the composition fits its specification, the alerts are
-# rules that do what their tests say, and each panel asks something that Prometheus can parse.
+# manifests.sh VENV: every overlay builds and fits the schemas of Kubernetes and of the Prometheus operator, the composition fits its
+# specification, the alerts are rules that do what their tests say, and each panel asks something that Prometheus can parse.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

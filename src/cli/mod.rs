@@ -2,6 +2,7 @@
 
 mod client;
 mod demo;
+mod descriptors;
 mod explain;
 mod health;
 mod publish;

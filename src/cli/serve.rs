@@ -7,6 +7,7 @@ use tokio::signal::unix::signal;
 use crate::app::App;
 use crate::app::Listeners;
 use crate::cli::Failure;
+use crate::cli::descriptors;
 use crate::config::Config;
 use crate::telemetry;
 
@@ -17,6 +18,7 @@ pub(super) async fn run(config: Config) -> Result<(), Failure> {
         return Err(Failure::settings(NO_KEY));
     }
     telemetry::init_logs(&config).map_err(Failure::settings)?;
+    descriptors::raise(&config);
     let listeners = Listeners::bind(&config)?;
     let app = App::start(config, listeners, Router::new()).await?;
     announce(&app);

@@ -276,3 +276,34 @@ fn what_is_held_is_bounded_in_number_bytes_and_age() {
     assert!(!queue.hear(id(2), publication(2, 0), usize::MAX / 2, now));
     assert!(queue.hear(id(2), publication(2, 0), 10, now));
 }
+
+#[test]
+fn publications_are_checked() {
+    let parse = |text: &str| Publication::parse(text.as_bytes(), 1).map(|p| p.event.data.to_string());
+    assert_eq!(
+        parse("{\"channel\":\"docs.d1\",\"data\":{\"a\":\n1,\"channel\":\"user.eve\"}}"),
+        Ok("{\"channel\":\"docs.d1\",\"a\":1}".to_owned())
+    );
+    let cases = [
+        ("{\"channel\":\"jobs.1\",\"data\":{}}", "channel"),
+        ("{\"channel\":\"presence.1\",\"data\":{}}", "channel"),
+        ("{\"channel\":\"docs.*\",\"data\":{}}", "channel"),
+        ("{\"channel\":\"docs.d1\",\"event\":\"ready\",\"data\":{}}", "event"),
+        ("{\"channel\":\"docs.d1\",\"event\":\"a\\nb\",\"data\":{}}", "event"),
+        ("{\"channel\":\"docs.d1\",\"data\":[]}", "data"),
+        ("{\"channel\":\"docs.d1\"}", "body"),
+        ("{\"channel\":\"docs.d1\",\"data\":{},\"idempotencyKey\":\"\"}", "idempotencyKey"),
+        ("[]", "body"),
+    ];
+    for (text, field) in cases {
+        assert_eq!(parse(text), Err(field), "{text}");
+    }
+    let keyed = |text: &str, by: &str| Publication::parse(text.as_bytes(), 1).unwrap().once(by);
+    let (one, two) = (
+        "{\"channel\":\"docs.a\",\"data\":{},\"idempotencyKey\":\"k\"}",
+        "{\"channel\":\"docs.b\",\"data\":{},\"idempotencyKey\":\"k\"}",
+    );
+    assert_eq!(keyed(one, "u"), keyed(one, "u"));
+    assert_ne!(keyed(one, "u"), keyed(one, "v"), "keys of two publishers never meet");
+    assert_ne!(keyed(one, "u"), keyed(two, "u"));
+}

@@ -2,6 +2,7 @@
 //!
 //! This module must not know the hub, sessions or transports.
 
+mod ahead;
 #[cfg(test)]
 mod batch_tests;
 mod channel_events;

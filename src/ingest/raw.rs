@@ -17,6 +17,7 @@ use crate::event::Id;
 use crate::event::LogId;
 use crate::event::RawName;
 use crate::ingest::Elders;
+use crate::ingest::ahead::Ahead;
 use crate::jobs::JobUpdate;
 
 /// How long another node may take to append what it owns.
@@ -142,6 +143,8 @@ pub(super) struct RawQueue {
     caught_up: bool,
     /// Position up to which judgements were struck off.
     seen: LogId,
+    /// Judged, and not heard yet.
+    ahead: Ahead,
 }
 
 impl RawQueue {
@@ -174,6 +177,7 @@ impl RawQueue {
             }
             self.caught_up = self.alone;
         }
+        self.ahead.mark(number);
         self.mark = Some(number);
         self.offset = 0;
     }
@@ -181,6 +185,7 @@ impl RawQueue {
     /// The log began anew: positions in it mean nothing any more.
     pub(super) fn reopened(&mut self) {
         self.seen = LogId::ZERO;
+        self.ahead.clear();
         self.jobs.values_mut().flat_map(|queue| &mut queue.items).for_each(|held| held.behind = None);
     }
 
@@ -207,6 +212,9 @@ impl RawQueue {
     }
 
     fn hold(&mut self, name: RawName, update: Arc<JobUpdate>, accepted_us: u64, weight: usize, now: Instant) {
+        if self.ahead.take(name) {
+            return;
+        }
         self.held += 1;
         self.bytes += weight;
         let new = || JobQueue { items: VecDeque::with_capacity(1), ..JobQueue::default() };
@@ -231,6 +239,10 @@ impl RawQueue {
 
     /// The log shows that this update was judged.
     pub(super) fn judged(&mut self, job: &Id, name: RawName) {
+        // Names rise as messages come. The larger ones are of events, which are held elsewhere.
+        if name.offset < BEFORE_MARK && self.mark.is_some_and(|mark| name > RawName { mark, offset: self.offset }) {
+            return self.ahead.add(name);
+        }
         let Some(queue) = self.jobs.get_mut(job) else { return };
         if let Some(at) = queue.items.iter().position(|held| held.name == name)
             && let Some(held) = queue.items.remove(at)

@@ -13,7 +13,6 @@ use crate::event::LogId;
 use crate::event::RawName;
 use crate::ingest::Elders;
 use crate::ingest::Members;
-use crate::ingest::Publication;
 use crate::ingest::raw::Fate;
 use crate::ingest::raw::HOLD;
 use crate::ingest::raw::Held;
@@ -68,6 +67,8 @@ impl Judge {
 pub(super) struct Node {
     pub(super) queue: RawQueue,
     read: usize,
+    /// Messages that have come to it.
+    heard: usize,
     alive: bool,
     under_way: Vec<Vec<Held>>,
 }
@@ -91,7 +92,7 @@ impl Node {
         queue.subscribed(alone, now);
         queue.mark(1, now);
         queue.catch_up(|_, _| Elders { named: false, judged: true }, now + Duration::from_secs(2));
-        Self { queue, read: 0, alive: true, under_way: Vec::new() }
+        Self { queue, read: 0, heard: 0, alive: true, under_way: Vec::new() }
     }
 
     fn read_on(&mut self, judge: &Judge) {
@@ -107,6 +108,9 @@ impl Node {
 enum Step {
     Publish(u8),
     Mark,
+    /// A node's next message comes, or all that were sent: the log may have shown before what became of it.
+    Hear(usize),
+    HearAll(usize),
     /// A node takes what it may, and leaves it under way.
     Take(usize),
     /// A node's oldest append reaches the judge.
@@ -124,6 +128,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         prop_oneof![
             6 => (0u8..3).prop_map(Step::Publish),
             1 => Just(Step::Mark),
+            4 => node.clone().prop_map(Step::Hear),
+            4 => node.clone().prop_map(Step::HearAll),
             5 => node.clone().prop_map(Step::Take),
             5 => node.clone().prop_map(Step::Append),
             1 => node.clone().prop_map(Step::AppendUnheard),
@@ -141,20 +147,34 @@ struct World {
     now: Instant,
     mark: u64,
     sent: Vec<(Id, usize)>,
+    /// What came over the subscription, to everybody in this order; `Err` is a mark.
+    messages: Vec<Result<JobUpdate, u64>>,
 }
 
 impl World {
     fn new() -> Self {
         let now = Instant::now();
         let nodes = (0..3).map(|_| Node::new(now, false)).collect();
-        let mut world = Self { nodes, judge: Judge::default(), now, mark: 100, sent: Vec::new() };
+        let mut world = Self { nodes, judge: Judge::default(), now, mark: 100, sent: Vec::new(), messages: Vec::new() };
         world.set_mark();
+        (0..3).for_each(|at| world.hear(at, 1));
         world
     }
 
     fn set_mark(&mut self) {
         self.mark += 1;
-        self.nodes.iter_mut().for_each(|node| node.queue.mark(self.mark, self.now));
+        self.messages.push(Err(self.mark));
+    }
+
+    fn hear(&mut self, at: usize, count: usize) {
+        let Some(node) = self.nodes.get_mut(at).filter(|node| node.alive) else { return };
+        for message in self.messages.iter().skip(node.heard).take(count) {
+            node.heard += 1;
+            match message {
+                Ok(update) => assert!(node.queue.hear(update.clone(), 0, 1, self.now)),
+                Err(mark) => node.queue.mark(*mark, self.now),
+            }
+        }
     }
 
     fn take(&mut self, at: usize) {
@@ -181,11 +201,11 @@ impl World {
                 let n = self.sent.len();
                 let update = update(*job, n);
                 self.sent.push((update.job.clone(), n));
-                for node in self.nodes.iter_mut().filter(|node| node.alive) {
-                    assert!(node.queue.hear(update.clone(), 0, 1, self.now));
-                }
+                self.messages.push(Ok(update));
             }
             Step::Mark => self.set_mark(),
+            Step::Hear(at) => self.hear(*at, 1),
+            Step::HearAll(at) => self.hear(*at, usize::MAX),
             Step::Take(at) => self.take(*at),
             Step::Append(at) => self.append(*at, true),
             Step::AppendUnheard(at) => self.append(*at, false),
@@ -197,6 +217,7 @@ impl World {
 
     /// Lets the survivors come to rest.
     fn settle(&mut self) {
+        (0..3).for_each(|at| self.hear(at, usize::MAX));
         for _ in 0..1000 {
             self.now += HOLD * 3;
             for at in 0..3 {
@@ -358,35 +379,4 @@ async fn a_silent_node_loses_its_jobs_and_only_its_jobs() {
     assert_eq!(one.count(), 2);
     assert!(jobs.iter().zip(&before).all(|(job, owned)| !owned || one.owns(job)), "nothing moves away");
     assert!(jobs.iter().filter(|job| one.owns(job)).count() > share);
-}
-
-#[test]
-fn publications_are_checked() {
-    let parse = |text: &str| Publication::parse(text.as_bytes(), 1).map(|p| p.event.data.to_string());
-    assert_eq!(
-        parse("{\"channel\":\"docs.d1\",\"data\":{\"a\":\n1,\"channel\":\"user.eve\"}}"),
-        Ok("{\"channel\":\"docs.d1\",\"a\":1}".to_owned())
-    );
-    let cases = [
-        ("{\"channel\":\"jobs.1\",\"data\":{}}", "channel"),
-        ("{\"channel\":\"presence.1\",\"data\":{}}", "channel"),
-        ("{\"channel\":\"docs.*\",\"data\":{}}", "channel"),
-        ("{\"channel\":\"docs.d1\",\"event\":\"ready\",\"data\":{}}", "event"),
-        ("{\"channel\":\"docs.d1\",\"event\":\"a\\nb\",\"data\":{}}", "event"),
-        ("{\"channel\":\"docs.d1\",\"data\":[]}", "data"),
-        ("{\"channel\":\"docs.d1\"}", "body"),
-        ("{\"channel\":\"docs.d1\",\"data\":{},\"idempotencyKey\":\"\"}", "idempotencyKey"),
-        ("[]", "body"),
-    ];
-    for (text, field) in cases {
-        assert_eq!(parse(text), Err(field), "{text}");
-    }
-    let keyed = |text: &str, by: &str| Publication::parse(text.as_bytes(), 1).unwrap().once(by);
-    let (one, two) = (
-        "{\"channel\":\"docs.a\",\"data\":{},\"idempotencyKey\":\"k\"}",
-        "{\"channel\":\"docs.b\",\"data\":{},\"idempotencyKey\":\"k\"}",
-    );
-    assert_eq!(keyed(one, "u"), keyed(one, "u"));
-    assert_ne!(keyed(one, "u"), keyed(one, "v"), "keys of two publishers never meet");
-    assert_ne!(keyed(one, "u"), keyed(two, "u"));
 }

@@ -118,7 +118,7 @@ impl Metrics {
         let make = Maker(Registry::new());
         let process = prometheus::process_collector::ProcessCollector::for_self();
         make.0.register(Box::new(process)).expect("a fresh registry has no process metrics");
-        Self(Arc::new(MetricSet {
+        let set = MetricSet {
             connections: make.counters(
                 "realtime_connections_total",
                 "Connections by outcome",
@@ -184,7 +184,9 @@ impl Metrics {
                 &["state"],
             ),
             registry: make.0,
-        }))
+        };
+        super::zeros::make(&set);
+        Self(Arc::new(set))
     }
 
     /// Everything in the Prometheus text format.

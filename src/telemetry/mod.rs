@@ -4,6 +4,7 @@ mod latency;
 mod logs;
 mod metrics;
 mod totals;
+mod zeros;
 
 pub use latency::Latencies;
 pub use logs::init as init_logs;

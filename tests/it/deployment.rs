@@ -238,6 +238,49 @@ fn the_dashboard_is_whole() {
     assert_eq!(left, Vec::<String>::new(), "metrics that no panel shows");
 }
 
+/// The labels of a row of docs/operations.md, each with the values that it lists.
+fn listed(cell: &str) -> Vec<(&str, Vec<&str>)> {
+    let mut labels: Vec<(&str, Vec<&str>)> = Vec::new();
+    let parts: Vec<&str> = cell.split('`').collect();
+    for pair in parts[1..].chunks(2).filter(|pair| pair.len() == 2) {
+        if pair[1].starts_with(':') || pair[1].starts_with(", ") && labels.iter().all(|(_, values)| values.is_empty()) {
+            labels.push((pair[0], Vec::new()));
+        } else if let Some((_, values)) = labels.last_mut() {
+            values.push(pair[0]);
+        }
+    }
+    labels
+}
+
+/// A rate shows nothing of the first event of a series that appears with it.
+#[test]
+fn counters_are_there_before_they_count() {
+    let (docs, close) = (read("docs/operations.md"), read("src/hub/close.rs"));
+    let page = String::from_utf8(tidings::telemetry::Metrics::new().render()).unwrap();
+    let is_there = |metric: &str, label: &str, value: &str| {
+        let said = format!("{label}=\"{value}\"");
+        page.lines().any(|line| line.starts_with(metric) && line.contains(&said) && line.ends_with(" 0"))
+    };
+    let later =
+        ["messages_sent", "job_updates", "rejected", "http_requests"].map(|name| format!("`realtime_{name}_total`"));
+    let mut seen = 0;
+    for row in docs.lines().filter(|line| line.starts_with("| `realtime_") && line.contains("_total`")) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let metric = cells[1];
+        for (label, values) in listed(cells[2]).into_iter().filter(|_| !later.iter().any(|name| name == metric)) {
+            for value in values {
+                assert!(is_there(metric.trim_matches('`'), label, value), "{metric} {label} {value}");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 50, "{seen} values are listed");
+    let words = close.split("fn as_str").nth(1).unwrap().split("\n    }\n").next().unwrap();
+    for reason in words.split('"').skip(1).step_by(2) {
+        assert!(is_there("realtime_ended_total", "reason", reason), "{reason}");
+    }
+}
+
 /// A page of metrics says whether the instance is ready, and if not why, also while it leaves.
 #[tokio::test(flavor = "multi_thread")]
 async fn readiness_is_a_metric() {
@@ -270,4 +313,19 @@ async fn readiness_is_a_metric() {
     })
     .await;
     assert_eq!(http::get(server.addr(), "/health/ready", "").await.status, 503);
+}
+
+/// A container begins with 1,024 open files and may have more; an image without a shell has nobody else who could raise it.
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_files_as_streams_may_be_open() {
+    for (limit, files, warned) in
+        [("64:9000", 4_256.0, false), ("64:2000", 2_000.0, true), ("8000:9000", 8_000.0, false)]
+    {
+        let by = format!("--nofile={limit}");
+        let mut server = Server::launch_by(&["prlimit", &by], &["serve"], &[("MAX_CONNECTIONS", "3000")]);
+        server.ready().await;
+        assert_eq!(server.metric("process_max_fds").await, Some(files), "{limit}");
+        let said = server.logs().iter().any(|line| line.contains("fewer open files are allowed"));
+        assert_eq!(said, warned, "{limit}");
+    }
 }

@@ -51,10 +51,16 @@ impl Server {
 
     /// Starts the binary with any arguments and doesn't wait, for starts that are to fail or to take long.
     pub fn launch(args: &[&str], env: &[(&str, &str)]) -> Self {
+        Self::launch_by(&[], args, env)
+    }
+
+    /// The same by another program, which becomes it: `prlimit --nofile=64:128`.
+    pub fn launch_by(program: &[&str], args: &[&str], env: &[(&str, &str)]) -> Self {
         let directory = TempDir::new("serve");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
+        let mut words = program.iter().chain([&env!("CARGO_BIN_EXE_tidings")]).chain(args);
+        let mut command = Command::new(words.next().expect("there is a program"));
         // Run where no setting file lies about.
-        command.args(args).current_dir(directory.path());
+        command.args(words).current_dir(directory.path());
         for name in inherited() {
             command.env_remove(name);
         }
