@@ -19,6 +19,8 @@ use crate::support::tokens;
 
 /// How long what was published may be under way before it counts as lost.
 const TAIL_MAX_S: u64 = 3;
+/// Where that is bounded: some people behind one address.
+const STREAMS_PER_ADDRESS: &str = "10";
 
 /// Who listens to what.
 #[derive(Debug, Clone)]
@@ -63,6 +65,11 @@ impl Shape {
         Self { shared: true, jobs: 1, sample: streams.div_ceil(100).min(10), ..Self::own(streams) }
     }
 
+    /// Each job is heard by several streams, evenly.
+    pub(crate) fn groups(streams: u64, jobs: u64) -> Self {
+        Self { jobs, ..Self::own(streams) }
+    }
+
     /// Of so many jobs one belongs to a stream, evenly, so that foreign updates lie between.
     fn spread(&self) -> u64 {
         (self.jobs / (self.streams * self.jobs_per_stream).max(1)).max(1)
@@ -83,6 +90,7 @@ pub(crate) struct Field {
     pub(crate) server: Server,
     way: Way,
     shape: Shape,
+    run: String,
     /// Updates so far.
     sent: u64,
     phase: u64,
@@ -106,7 +114,7 @@ impl Field {
         let reader = Part::start(Core::Inherited, &reader_args(&ground)?)?;
         let publisher = Part::start(Core::Inherited, &publisher_args(&ground)?)?;
         let postgres_pid = postgres.pid();
-        Ok(Self { reader, publisher, stack, postgres_pid, server, way, shape, sent: 0, phase: 0 })
+        Ok(Self { reader, publisher, stack, postgres_pid, server, way, shape, run, sent: 0, phase: 0 })
     }
 
     /// `open`, or `cut` for all at once; fails unless all are ready.
@@ -125,6 +133,13 @@ impl Field {
     /// Any order to the reader.
     pub(crate) fn ask_reader(&mut self, order: &str) -> Result<Value, Failure> {
         self.reader.ask(order)
+    }
+
+    /// A reader of its own for one stream, that of the first user.
+    pub(crate) fn newcomer(&self, setup: &Setup) -> Result<Part, Failure> {
+        let Self { stack, server, way, run, .. } = self;
+        let ground = Ground { setup, stack, server: *server, way: *way, shape: &Shape::own(1), run };
+        Part::start(Core::Inherited, &reader_args(&ground)?)
     }
 
     pub(crate) fn memory(&self) -> Memory {
@@ -265,6 +280,12 @@ fn reader_args(ground: &Ground<'_>) -> Result<Vec<String>, Failure> {
         args.extend(words(&["--jwt-secret", tokens::SECRET]));
     }
     args.extend(words(&["--spread", &shape.spread().to_string()]));
+    if setup.default_limits {
+        args.extend(words(&["--per-address", STREAMS_PER_ADDRESS]));
+    }
+    if !shape.shared && shape.jobs < shape.streams {
+        args.extend(words(&["--jobs", &shape.jobs.to_string()]));
+    }
     if shape.shared {
         args.extend(words(&["--shared", "--sample", &shape.sample.to_string()]));
     }

@@ -4,6 +4,7 @@
 
 #![expect(clippy::indexing_slicing, reason = "a JSON value answers null for what it doesn't have")]
 
+mod attackers;
 mod field;
 mod goals;
 mod meter;
@@ -19,6 +20,7 @@ mod raw;
 mod reader;
 mod report;
 mod scenario;
+mod source;
 mod stack;
 
 /// The tools of the tests that don't know the crate either.
@@ -63,6 +65,7 @@ fn run(command: Command) -> Result<bool, Failure> {
         Command::Publisher(role) => publisher::run(&role).map(|()| true),
         Command::Reader(role) => reader::run(&role).map(|()| true),
         Command::People(role) => people::run(&role).map(|()| true),
+        Command::Attackers(role) => attackers::run(&role).map(|()| true),
         scenario => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(measure(scenario))
@@ -81,8 +84,9 @@ async fn measure(scenario: Command) -> Result<bool, Failure> {
         Command::Soak { churn, setup } => scenario::soak::run(&setup, churn).await,
         Command::Growth(setup) => scenario::growth::run(&setup).await,
         Command::Room(setup) => scenario::room::run(&setup).await,
+        Command::Flood { attackers, addresses, setup } => scenario::flood::run(setup, attackers, &addresses).await,
         Command::All { short, setup } => scenario::all::run(setup, short).await,
-        Command::Raw(_) | Command::Publisher(_) | Command::Reader(_) | Command::People(_) => {
+        Command::Raw(_) | Command::Publisher(_) | Command::Reader(_) | Command::People(_) | Command::Attackers(_) => {
             Err("a part of a scenario is none".into())
         }
     }

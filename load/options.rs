@@ -41,6 +41,17 @@ pub(crate) enum Command {
     Growth(Setup),
     /// People in a room over two instances, who all move and all see each other: how often, how soon, at what cost
     Room(Setup),
+    /// Silent, slow and deaf attackers, and a flood of connections, beside streams: what do those see of it?
+    Flood {
+        /// Connections that attack, a fifth of each kind
+        #[arg(long, default_value_t = 5_000)]
+        attackers: u32,
+        /// From how many addresses, one figure after the other
+        #[arg(long, value_delimiter = ',', default_value = "250,1")]
+        addresses: Vec<u32>,
+        #[command(flatten)]
+        setup: Setup,
+    },
     /// Everything in a row, and the goals of the project beside what was measured
     All {
         /// Small and short: under four minutes
@@ -60,6 +71,9 @@ pub(crate) enum Command {
     /// Part of a scenario: moves pointers and sees them move
     #[command(hide = true)]
     People(PeopleRole),
+    /// Part of a scenario: attacks
+    #[command(hide = true)]
+    Attackers(AttackersRole),
 }
 
 /// What is measured.
@@ -142,6 +156,9 @@ pub(crate) struct Setup {
     pub(crate) json: Option<PathBuf>,
     #[arg(skip)]
     pub(crate) short: bool,
+    /// What an address and a user may have is bounded as by default
+    #[arg(skip)]
+    pub(crate) default_limits: bool,
     /// The server may run on any core although it has one lane
     #[arg(skip)]
     pub(crate) server_anywhere: bool,
@@ -208,6 +225,16 @@ pub(crate) struct PeopleRole {
 }
 
 #[derive(Debug, Clone, Args)]
+pub(crate) struct AttackersRole {
+    #[arg(long)]
+    pub(crate) url: SocketAddr,
+    #[arg(long)]
+    pub(crate) attackers: u32,
+    #[arg(long)]
+    pub(crate) addresses: u32,
+}
+
+#[derive(Debug, Clone, Args)]
 pub(crate) struct ReaderRole {
     #[arg(long)]
     pub(crate) url: SocketAddr,
@@ -229,6 +256,12 @@ pub(crate) struct ReaderRole {
     /// Makes a token for each stream
     #[arg(long)]
     pub(crate) jwt_secret: Option<String>,
+    /// Streams hear so many jobs in turn, each that of its number
+    #[arg(long, conflicts_with = "shared")]
+    pub(crate) jobs: Option<u64>,
+    /// Streams of one address, before it is the next one's turn
+    #[arg(long, default_value_t = 16_384)]
+    pub(crate) per_address: u32,
     /// All streams are user 0's and hear job 0
     #[arg(long)]
     pub(crate) shared: bool,

@@ -24,6 +24,8 @@ const LOAD_CORE: &str = "1";
 pub(crate) enum Core {
     /// Where whoever starts it runs: the load has one core, all its processes together.
     Inherited,
+    /// The same, whenever nobody else there has anything to do.
+    Spare,
     /// The core of the server.
     Server,
     /// Anywhere.
@@ -33,7 +35,7 @@ pub(crate) enum Core {
 impl Core {
     fn list(self) -> Option<String> {
         match self {
-            Self::Inherited => None,
+            Self::Inherited | Self::Spare => None,
             Self::Server => Some(SERVER_CORE.to_owned()),
             Self::Any => Some(format!("0-{}", cores().saturating_sub(1))),
         }
@@ -72,6 +74,11 @@ fn bind(pid: u32, core: &str) -> Result<(), Failure> {
 /// A command that may open as many files as the system allows, on that core.
 pub(crate) fn command(core: Core, program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = match core.list() {
+        None if core == Core::Spare => {
+            let mut command = Command::new("chrt");
+            command.args(["--idle", "0", "/bin/sh"]);
+            command
+        }
         Some(list) => {
             let mut command = Command::new("taskset");
             command.args(["-c", &list, "/bin/sh"]);

@@ -1,6 +1,7 @@
 //! What the server has asked its database and its Redis so far.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use serde_json::Value;
 
@@ -18,11 +19,7 @@ pub(crate) struct Queries {
 impl Queries {
     pub(crate) async fn of(stack: &Stack) -> Result<Self, Failure> {
         let store = match stack.metrics {
-            Some(addr) => {
-                let request = b"GET /metrics HTTP/1.1\r\nHost: load\r\nConnection: close\r\n\r\n";
-                let answer = http::try_raw(addr, request).await?;
-                counters(&answer.text(), "realtime_store_queries_total")
-            }
+            Some(addr) => counters(&metrics(addr).await?, "realtime_store_queries_total"),
             None => BTreeMap::new(),
         };
         let redis = match &stack.redis {
@@ -43,7 +40,14 @@ impl Queries {
     }
 }
 
-fn difference(now: &BTreeMap<String, f64>, earlier: &BTreeMap<String, f64>) -> BTreeMap<String, f64> {
+/// All that the server says of itself.
+pub(crate) async fn metrics(addr: SocketAddr) -> Result<String, Failure> {
+    let request = b"GET /metrics HTTP/1.1\r\nHost: load\r\nConnection: close\r\n\r\n";
+    Ok(http::try_raw(addr, request).await?.text())
+}
+
+/// What has been counted in between, without what wasn't.
+pub(crate) fn difference(now: &BTreeMap<String, f64>, earlier: &BTreeMap<String, f64>) -> BTreeMap<String, f64> {
     let more = |(name, count): (&String, &f64)| {
         let more = count - earlier.get(name).copied().unwrap_or_default();
         (more > 0.0).then(|| (name.clone(), more))
@@ -52,7 +56,7 @@ fn difference(now: &BTreeMap<String, f64>, earlier: &BTreeMap<String, f64>) -> B
 }
 
 /// Prometheus text: `name{labels} value`.
-fn counters(text: &str, name: &str) -> BTreeMap<String, f64> {
+pub(crate) fn counters(text: &str, name: &str) -> BTreeMap<String, f64> {
     let counter = |line: &str| {
         let (labels, value) = line.strip_prefix(name)?.rsplit_once(' ')?;
         Some((labels.trim_matches(['{', '}']).to_owned(), value.parse().ok()?))

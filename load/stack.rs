@@ -28,6 +28,14 @@ use crate::support::tokens;
 const START_MAX: Duration = Duration::from_secs(30);
 pub(crate) const API_KEY: &str = "an-api-key-of-the-load-program";
 
+/// All streams come from few addresses, and many are of one user.
+const NO_LIMITS: [(&str, &str); 4] = [
+    ("MAX_CONNECTIONS", "1000000"),
+    ("RATE_LIMIT_CONNECTIONS_PER_IP", "0"),
+    ("RATE_LIMIT_CONNECTIONS_PER_USER", "0"),
+    ("ADMISSION_PER_SECOND", "0"),
+];
+
 /// Addresses, and the processes that end with this value: the server first.
 #[derive(Debug)]
 pub(crate) struct Stack {
@@ -166,15 +174,13 @@ fn environment(
         ("DATA_DIR", directory.path().display().to_string()),
         ("JWT_SECRET", tokens::SECRET.to_owned()),
         ("API_KEYS", API_KEY.to_owned()),
-        ("MAX_CONNECTIONS", "1000000".to_owned()),
-        // All streams come from one address, and many are of one user.
-        ("RATE_LIMIT_CONNECTIONS_PER_IP", "0".to_owned()),
-        ("RATE_LIMIT_CONNECTIONS_PER_USER", "0".to_owned()),
-        ("ADMISSION_PER_SECOND", "0".to_owned()),
         ("LOG_FORMAT", "json".to_owned()),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
+    if !setup.default_limits {
+        environment.extend(NO_LIMITS.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
     environment.extend(setup.lanes.map(|lanes| ("LANES".to_owned(), lanes.to_string())));
     for setting in &setup.set {
         let (name, value) = setting.split_once('=').ok_or("--set takes NAME=VALUE")?;

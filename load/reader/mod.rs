@@ -5,7 +5,6 @@
 
 mod http2;
 mod orders;
-mod source;
 mod sse;
 mod stream;
 mod tally;
@@ -28,13 +27,13 @@ use crate::now_us;
 use crate::options::ReaderRole;
 use crate::reader::orders::Orders;
 use crate::reader::orders::Streams;
-use crate::reader::source::Source;
 use crate::reader::sse::Said;
 use crate::reader::stream::State;
 use crate::reader::stream::Stream;
 use crate::reader::tally::Shape;
 use crate::reader::tally::Tally;
 use crate::report::us_histogram;
+use crate::source::Source;
 
 const BUFFER: usize = 256 * 1024;
 const EVENTS: usize = 1024;
@@ -71,13 +70,17 @@ pub(crate) fn run(role: &ReaderRole) -> Result<(), Failure> {
         return http2::run(role, per_connection);
     }
     let count = usize::try_from(role.streams)?;
-    let shape = if role.shared { Shape::Shared } else { Shape::Own(role.jobs_per_stream) };
+    let shape = match role.jobs {
+        _ if role.shared => Shape::Shared,
+        Some(jobs) => Shape::Groups(jobs),
+        None => Shape::Own(role.jobs_per_stream),
+    };
     let mut reader = Reader {
         role: role.clone(),
         poll: Poll::new()?,
         streams: std::iter::repeat_with(Stream::default).take(count).collect(),
         waiting: VecDeque::new(),
-        source: Source::somewhere(),
+        source: Source::of_streams(role.per_address),
         opening: 0,
         open: 0,
         opened_us: us_histogram(),

@@ -12,9 +12,9 @@ use mio::net::TcpStream;
 
 use crate::now_us;
 use crate::options::ReaderRole;
-use crate::reader::source::Source;
 use crate::reader::sse::Parser;
 use crate::reader::sse::Said;
+use crate::source::Source;
 use crate::support::tokens;
 
 /// Longest `id:` that is kept.
@@ -71,7 +71,7 @@ impl Stream {
         number: usize,
         registry: &Registry,
     ) -> std::io::Result<()> {
-        let mut socket = source.connect(url)?;
+        let mut socket = source.connect(url, None)?;
         registry.register(&mut socket, Token(number), Interest::READABLE | Interest::WRITABLE)?;
         (self.socket, self.parser, self.state) = (Some(socket), Parser::default(), State::Connecting);
         self.since_us = now_us();
@@ -204,8 +204,7 @@ pub(crate) fn request(role: &ReaderRole, number: usize, cursor: Option<&str>) ->
 }
 
 pub(crate) fn path(role: &ReaderRole, number: usize) -> String {
-    let jobs = role.jobs_per_stream;
-    let number = u64::try_from(number).unwrap_or(u64::MAX);
+    let (jobs, number) = (role.jobs_per_stream, whose(role, number));
     let mut channels = Vec::new();
     for pattern in &role.channel {
         let pattern = pattern.replace("{run}", &role.run).replace("{i}", &number.to_string());
@@ -223,8 +222,14 @@ pub(crate) fn path(role: &ReaderRole, number: usize) -> String {
 }
 
 pub(crate) fn token(role: &ReaderRole, number: usize, secret: &str) -> String {
-    let number = if role.shared { 0 } else { number };
+    let number = if role.shared { 0 } else { whose(role, number) };
     let claims =
         serde_json::json!({"sub": format!("load-{}-{number}", role.run), "exp": now_us() / 1_000_000 + 86_400});
     tokens::hs256(tokens::HEADER, &claims.to_string(), secret.as_bytes())
+}
+
+/// The number of its user, who has a job of that number. Where streams share jobs, several are of one user.
+fn whose(role: &ReaderRole, number: usize) -> u64 {
+    let number = u64::try_from(number).unwrap_or(u64::MAX);
+    role.jobs.map_or(number, |jobs| number % jobs.max(1))
 }

@@ -15,6 +15,8 @@ const COMPLAINTS_MAX: usize = 5;
 pub(crate) enum Shape {
     /// Each stream has so many jobs of its own.
     Own(u64),
+    /// So many jobs are the streams' in turn, and each is heard by several.
+    Groups(u64),
     /// All streams have the same channel.
     Shared,
 }
@@ -51,6 +53,7 @@ impl Tally {
         let (spread, sample) = (role.spread, role.sample);
         let jobs = match shape {
             Shape::Own(each) => streams * usize::try_from(each)?,
+            Shape::Groups(_) => streams,
             Shape::Shared => streams.div_ceil(sample),
         };
         let (reached, phase, lost, repeated, out_of_order) = (0, 0, 0, 0, 0);
@@ -79,6 +82,7 @@ impl Tally {
     pub(crate) fn hear(&mut self, stream: usize, stamp: super::sse::Stamp, now_us: u64) {
         let slot = match self.shape {
             Shape::Own(_) => usize::try_from(stamp.job / self.spread).unwrap_or(usize::MAX),
+            Shape::Groups(_) => stream,
             Shape::Shared => stream / self.sample,
         };
         let Some(last) = self.last.get_mut(slot) else { return };
@@ -162,6 +166,7 @@ impl Tally {
 fn due(shape: Shape, slot: usize, spread: u64, sent: u64, jobs: u64) -> u64 {
     let job = match shape {
         Shape::Own(_) => slot as u64 * spread,
+        Shape::Groups(each) => slot as u64 % each.max(1),
         Shape::Shared => 0,
     };
     if job < jobs { (sent + jobs - 1 - job) / jobs } else { 0 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod all;
 pub(crate) mod fanout;
+pub(crate) mod flood;
 pub(crate) mod foreign;
 pub(crate) mod growth;
 pub(crate) mod idle;
