@@ -68,10 +68,11 @@ const COLUMNS: [Column; 17] = [
     ("load %", "loadPercent"),
 ];
 
-const ATTACK: [Column; 11] = [
+const ATTACK: [Column; 12] = [
     ("addresses", "addresses"),
     ("phase", "phase"),
-    ("speaking, most", "socketsMost.speaking"),
+    ("busy, most", "socketsMost.busy"),
+    ("idle, most", "socketsMost.idle"),
     ("silent, most", "socketsMost.silent"),
     ("MiB", "memoryMib"),
     ("MiB, most", "memoryMostMib"),

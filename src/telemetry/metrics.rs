@@ -15,6 +15,7 @@ use prometheus::Registry;
 use prometheus::TextEncoder;
 
 use crate::telemetry::Latencies;
+use crate::telemetry::zeros;
 
 /// The metrics of one app. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -115,10 +116,32 @@ impl Metrics {
     /// A fresh set in a registry of its own: two apps of one process don't share any.
     #[must_use]
     pub fn new() -> Self {
-        let make = Maker(Registry::new());
+        let set = MetricSet::new(Maker(Registry::new()));
+        zeros::make(&set);
+        Self(Arc::new(set))
+    }
+
+    /// Everything in the Prometheus text format.
+    #[must_use]
+    pub fn render(&self) -> Vec<u8> {
+        let mut text = Vec::with_capacity(16 * 1024);
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "metrics can't be encoded");
+        }
+        text
+    }
+
+    /// Counts one dropped input. `source` and `reason` are words of ours.
+    pub fn reject(&self, source: &str, reason: &str) {
+        self.rejected.with_label_values(&[source, reason]).inc();
+    }
+}
+
+impl MetricSet {
+    fn new(make: Maker) -> Self {
         let process = prometheus::process_collector::ProcessCollector::for_self();
         make.0.register(Box::new(process)).expect("a fresh registry has no process metrics");
-        let set = MetricSet {
+        Self {
             connections: make.counters(
                 "realtime_connections_total",
                 "Connections by outcome",
@@ -184,23 +207,6 @@ impl Metrics {
                 &["state"],
             ),
             registry: make.0,
-        };
-        super::zeros::make(&set);
-        Self(Arc::new(set))
-    }
-
-    /// Everything in the Prometheus text format.
-    #[must_use]
-    pub fn render(&self) -> Vec<u8> {
-        let mut text = Vec::with_capacity(16 * 1024);
-        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
-            tracing::error!(%error, "metrics can't be encoded");
         }
-        text
-    }
-
-    /// Counts one dropped input. `source` and `reason` are words of ours.
-    pub fn reject(&self, source: &str, reason: &str) {
-        self.rejected.with_label_values(&[source, reason]).inc();
     }
 }

@@ -534,13 +534,19 @@ async fn the_openapi_document_names_every_route() {
 #[tokio::test]
 async fn b109_the_metrics_port_is_of_no_use_to_a_page() {
     let world = World::embedded().await;
+    world.people(&[("user7f3", &["job7f3"])]).await;
     let owned = world.env();
     let env: Vec<(&str, &str)> = owned.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let server = crate::support::process::Server::spawn(&env).await;
+    let headers = [("Authorization", bearer("user7f3"))];
+    let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let mut stream = SseClient::connect(server.addr(), "/v1/events?channels=jobs.job7f3", &headers).await.unwrap();
+    stream.until("ready").await;
     let foreign = [("Host", "evil.example.com"), ("Origin", "https://evil.example.com")];
     let answer = http::request(server.metrics_addr(), "GET", "/metrics", &foreign, b"").await;
     assert_eq!(answer.header("access-control-allow-origin"), None);
-    assert!(!answer.text().contains("ada"), "no names of people, jobs or channels");
+    assert!(!answer.text().contains("7f3"), "no names of people, jobs or channels");
+    assert!(answer.text().contains("realtime_active_connections{transport=\"sse\"} 1"), "while they are there");
     for path in ["/v1/events", "/health", "/", "/v1/publish"] {
         assert_eq!(http::request(server.metrics_addr(), "GET", path, &[], b"").await.status, 404, "{path}");
     }
