@@ -84,7 +84,9 @@ async fn measure(scenario: Command) -> Result<bool, Failure> {
         Command::Soak { churn, setup } => scenario::soak::run(&setup, churn).await,
         Command::Growth(setup) => scenario::growth::run(&setup).await,
         Command::Room(setup) => scenario::room::run(&setup).await,
-        Command::Flood { attackers, addresses, setup } => scenario::flood::run(setup, attackers, &addresses).await,
+        Command::Flood { attackers, addresses, attacks, setup } => {
+            scenario::flood::run(setup, (attackers, &attacks), &addresses).await
+        }
         Command::All { short, setup } => scenario::all::run(setup, short).await,
         Command::Raw(_) | Command::Publisher(_) | Command::Reader(_) | Command::People(_) | Command::Attackers(_) => {
             Err("a part of a scenario is none".into())

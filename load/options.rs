@@ -43,12 +43,15 @@ pub(crate) enum Command {
     Room(Setup),
     /// Silent, slow and deaf attackers, and a flood of connections, beside streams: what do those see of it?
     Flood {
-        /// Connections that attack, a fifth of each kind
+        /// Connections that attack
         #[arg(long, default_value_t = 5_000)]
         attackers: u32,
         /// From how many addresses, one figure after the other
         #[arg(long, value_delimiter = ',', default_value = "250,1")]
         addresses: Vec<u32>,
+        /// What they do, in equal parts
+        #[arg(long, value_delimiter = ',', default_value = ALL_ATTACKS)]
+        attacks: Vec<Attack>,
         #[command(flatten)]
         setup: Setup,
     },
@@ -97,6 +100,23 @@ pub(crate) enum Way {
     /// POST in batches; Tidings keeps its log in memory
     Embedded,
 }
+
+/// What an attacker does, again and again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Attack {
+    /// Connects and says nothing
+    Silent,
+    /// Sends a head, a byte every now and then, and never its end
+    SlowHead,
+    /// Sends one request and keeps the connection
+    Idle,
+    /// Asks and asks, and reads no answer
+    Deaf,
+    /// Connects and goes
+    Flood,
+}
+
+const ALL_ATTACKS: &str = "silent,slow-head,idle,deaf,flood";
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Setup {
@@ -232,6 +252,8 @@ pub(crate) struct AttackersRole {
     pub(crate) attackers: u32,
     #[arg(long)]
     pub(crate) addresses: u32,
+    #[arg(long, value_delimiter = ',', required = true)]
+    pub(crate) attacks: Vec<Attack>,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -10,6 +10,7 @@ use mio::Registry;
 use mio::Token;
 use mio::net::TcpStream;
 
+use crate::options::Attack;
 use crate::source::Source;
 
 /// A head without an end, which is sent byte by byte.
@@ -24,24 +25,6 @@ const LARGE_EVERY_US: u64 = 20_000;
 const DEAF_BUFFER: usize = 4096;
 /// How long a connection of the flood is there.
 const FLOOD_US: std::ops::Range<u64> = 20_000..200_000;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// Connects and says nothing.
-    Silent,
-    /// Sends a head, a byte every now and then, and never its end.
-    SlowHead,
-    /// Sends one request and keeps the connection.
-    Idle,
-    /// Asks and asks, and reads no answer.
-    Deaf,
-    /// Connects and goes.
-    Flood,
-}
-
-impl Kind {
-    pub(super) const ALL: [Self; 5] = [Self::Silent, Self::SlowHead, Self::Idle, Self::Deaf, Self::Flood];
-}
 
 /// What an attacker does after it has done something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +41,7 @@ pub(super) enum Next {
 
 #[derive(Debug)]
 pub(super) struct Attacker {
-    pub(super) kind: Kind,
+    pub(super) kind: Attack,
     socket: Option<TcpStream>,
     stands: bool,
     /// The socket takes no bytes for now.
@@ -70,7 +53,7 @@ pub(super) struct Attacker {
 }
 
 impl Attacker {
-    pub(super) fn new(kind: Kind) -> Self {
+    pub(super) fn new(kind: Attack) -> Self {
         Self { kind, socket: None, stands: false, is_full: false, sent: 0, due_us: 0 }
     }
 
@@ -90,7 +73,7 @@ impl Attacker {
         registry: &Registry,
     ) -> std::io::Result<()> {
         self.close();
-        let mut socket = source.connect(url, (self.kind == Kind::Deaf).then_some(DEAF_BUFFER))?;
+        let mut socket = source.connect(url, (self.kind == Attack::Deaf).then_some(DEAF_BUFFER))?;
         registry.register(&mut socket, Token(number), Interest::READABLE | Interest::WRITABLE)?;
         self.socket = Some(socket);
         Ok(())
@@ -120,7 +103,7 @@ impl Attacker {
         }
         self.stands = true;
         match self.kind {
-            Kind::Flood => Next::In(fastrand::u64(FLOOD_US)),
+            Attack::Flood => Next::In(fastrand::u64(FLOOD_US)),
             _ => self.go_on(),
         }
     }
@@ -129,19 +112,19 @@ impl Attacker {
     pub(super) fn go_on(&mut self) -> Next {
         self.is_full = false;
         match self.kind {
-            Kind::Silent => Next::Nothing,
-            Kind::SlowHead => match SLOW_HEAD.get(self.sent..=self.sent) {
+            Attack::Silent => Next::Nothing,
+            Attack::SlowHead => match SLOW_HEAD.get(self.sent..=self.sent) {
                 Some(byte) => self.send(byte, Next::In(SLOW_HEAD_US)),
                 None => Next::Again,
             },
-            Kind::Idle if self.sent >= SMALL.len() => Next::Nothing,
-            Kind::Idle => self.send(SMALL, Next::Nothing),
-            Kind::Deaf => {
+            Attack::Idle if self.sent >= SMALL.len() => Next::Nothing,
+            Attack::Idle => self.send(SMALL, Next::Nothing),
+            Attack::Deaf => {
                 let requests = LARGE.as_flattened();
                 let rest = requests.get(self.sent % requests.len()..).unwrap_or_default();
                 self.send(rest, Next::In(LARGE_EVERY_US))
             }
-            Kind::Flood => Next::Again,
+            Attack::Flood => Next::Again,
         }
     }
 
@@ -163,7 +146,7 @@ impl Attacker {
 
     /// Takes what is there, unless it doesn't read. Counts the bytes.
     pub(super) fn read(&mut self, buffer: &mut [u8], count: &mut u64) -> Next {
-        if self.kind == Kind::Deaf {
+        if self.kind == Attack::Deaf {
             return Next::Nothing;
         }
         let Some(socket) = &mut self.socket else { return Next::Nothing };

@@ -21,7 +21,6 @@ use serde_json::Value;
 
 use crate::Failure;
 use crate::attackers::attack::Attacker;
-use crate::attackers::attack::Kind;
 use crate::attackers::attack::Next;
 use crate::now_us;
 use crate::options::AttackersRole;
@@ -63,7 +62,7 @@ struct Attackers {
 
 /// Obeys `start`, `count` and `stop` on standard input until that ends, and answers each with what was done so far.
 pub(crate) fn run(role: &AttackersRole) -> Result<(), Failure> {
-    let kinds = Kind::ALL.into_iter().cycle().take(usize::try_from(role.attackers)?);
+    let kinds = role.attacks.iter().copied().cycle().take(usize::try_from(role.attackers)?);
     let mut attackers = Attackers {
         role: role.clone(),
         poll: Poll::new()?,

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use serde_json::Value;
 
 use crate::Failure;
@@ -16,6 +17,7 @@ use crate::goals::Goals;
 use crate::meter;
 use crate::number::round;
 use crate::number::to_u64;
+use crate::options::Attack;
 use crate::options::Server;
 use crate::options::Setup;
 use crate::options::Way;
@@ -26,6 +28,7 @@ use crate::report;
 use crate::report::Column;
 use crate::scenario::Bench;
 use crate::scenario::finish;
+use crate::scenario::kernel;
 
 const STREAMS: u64 = 500;
 const CHANNELS: u64 = 50;
@@ -68,7 +71,7 @@ const COLUMNS: [Column; 17] = [
     ("load %", "loadPercent"),
 ];
 
-const ATTACK: [Column; 12] = [
+const ATTACK: [Column; 16] = [
     ("addresses", "addresses"),
     ("phase", "phase"),
     ("busy, most", "socketsMost.busy"),
@@ -76,6 +79,10 @@ const ATTACK: [Column; 12] = [
     ("silent, most", "socketsMost.silent"),
     ("MiB", "memoryMib"),
     ("MiB, most", "memoryMostMib"),
+    ("kernel's MiB, most", "tcpMostMib"),
+    ("short of it ms", "kernel.pressureMs"),
+    ("queue full", "kernel.listenOverflows"),
+    ("/metrics unanswered", "metricsUnanswered"),
     ("connections/s", "attack.perSecond"),
     ("standing", "attack.standing"),
     ("cut", "attack.cut"),
@@ -94,13 +101,17 @@ struct Siege<'a> {
     rate: f64,
 }
 
-pub(crate) async fn run(mut setup: Setup, attackers: u32, addresses: &[u32]) -> Result<bool, Failure> {
+pub(crate) async fn run(
+    mut setup: Setup,
+    (attackers, attacks): (u32, &[Attack]),
+    addresses: &[u32],
+) -> Result<bool, Failure> {
     setup.default_limits = true;
     let bench = Bench::new(setup).await?;
     let (mut rows, mut goals) = (Vec::new(), Goals::default());
     for _ in 0..bench.setup.repeat.max(1) {
         for addresses in addresses {
-            let phases = Siege::new(&bench, attackers, *addresses).await?.measure().await?;
+            let phases = Siege::new(&bench, (attackers, attacks), *addresses).await?.measure().await?;
             judge(&mut goals, attackers, *addresses, &phases);
             rows.extend(phases);
         }
@@ -129,13 +140,16 @@ fn judge(goals: &mut Goals, attackers: u32, addresses: u32, phases: &[Value]) {
 }
 
 impl<'a> Siege<'a> {
-    async fn new(bench: &'a Bench, attackers: u32, addresses: u32) -> Result<Self, Failure> {
+    async fn new(bench: &'a Bench, (attackers, attacks): (u32, &[Attack]), addresses: u32) -> Result<Self, Failure> {
         let setup = &bench.setup;
         let streams = setup.streams.unwrap_or(STREAMS);
         let shape = Shape::groups(streams, CHANNELS.min(streams));
         let field = bench.open(Server::Tidings, Way::Durable, shape).await?;
         let [url, count, from] = [field.stack.url.to_string(), attackers.to_string(), addresses.to_string()];
-        let args = ["attackers", "--url", &url, "--attackers", &count, "--addresses", &from].map(str::to_owned);
+        let names = attacks.iter().filter_map(ValueEnum::to_possible_value);
+        let attacks = names.map(|value| value.get_name().to_owned()).collect::<Vec<_>>().join(",");
+        let args = ["attackers", "--url", &url, "--attackers", &count, "--addresses", &from, "--attacks", &attacks];
+        let args = args.map(str::to_owned);
         let attackers = Part::start(Core::Spare, &args)?;
         let newcomer = field.newcomer(setup)?;
         let rate = setup.rates.first().copied().unwrap_or(RATE);
@@ -174,7 +188,7 @@ impl<'a> Siege<'a> {
 
     async fn phase(&mut self, name: &str, seconds: f64) -> Result<Value, Failure> {
         let attack = self.attackers.ask("count")?;
-        let refused = self.refused().await?;
+        let (refused, kernel) = (self.refused().await?, kernel::Counters::now());
         let attackers_us = meter::cpu_us(self.attackers.pid()).unwrap_or_default();
         self.field.begin(self.rate, self.bench.setup.warmup, seconds)?;
         let meter = self.field.meter();
@@ -191,6 +205,7 @@ impl<'a> Siege<'a> {
         row["refusedText"] = since.iter().map(|(of, count)| format!("{of} {count}; ")).collect::<String>().into();
         row["refused"] = serde_json::json!(since);
         row["memoryMib"] = self.memory_mib().into();
+        row["kernel"] = kernel::Counters::now().since(&kernel);
         looks.tell(&mut row);
         Ok(row)
     }
@@ -202,7 +217,10 @@ impl<'a> Siege<'a> {
         for _ in 0..times {
             every.tick().await;
             looks.memory_mib = looks.memory_mib.max(self.memory_mib());
-            for (state, count) in self.counters("realtime_sockets").await? {
+            looks.tcp_mib = looks.tcp_mib.max(kernel::tcp_mib());
+            let sockets = self.counters("realtime_sockets").await;
+            looks.unanswered += u64::from(sockets.is_err());
+            for (state, count) in sockets.unwrap_or_default() {
                 let most = looks.sockets.entry(state.replace("state=", "").replace('"', "")).or_default();
                 *most = most.max(count);
             }
@@ -218,8 +236,12 @@ impl<'a> Siege<'a> {
         Ok(looks)
     }
 
+    /// Asked again where the server is too busy to say.
     async fn refused(&self) -> Result<BTreeMap<String, f64>, Failure> {
-        self.counters("realtime_rejected_total").await
+        match self.counters("realtime_rejected_total").await {
+            Err(_) => self.counters("realtime_rejected_total").await,
+            refused => refused,
+        }
     }
 
     async fn counters(&self, name: &str) -> Result<BTreeMap<String, f64>, Failure> {
@@ -232,15 +254,20 @@ impl<'a> Siege<'a> {
 #[derive(Debug, Default)]
 struct Looks {
     memory_mib: f64,
+    tcp_mib: f64,
     sockets: BTreeMap<String, f64>,
     newcomers_ms: Vec<f64>,
     newcomers_refused: u64,
+    /// Questions for the metrics.
+    unanswered: u64,
 }
 
 impl Looks {
     fn tell(self, row: &mut Value) {
         let most = self.newcomers_ms.iter().copied().fold(0.0, f64::max);
         row["memoryMostMib"] = self.memory_mib.into();
+        row["metricsUnanswered"] = self.unanswered.into();
+        row["tcpMostMib"] = round(self.tcp_mib).into();
         row["socketsMost"] = serde_json::json!(self.sockets);
         row["newcomers"] = serde_json::json!({
             "ready": self.newcomers_ms.len(),

@@ -6,6 +6,7 @@ pub(crate) mod flood;
 pub(crate) mod foreign;
 pub(crate) mod growth;
 pub(crate) mod idle;
+mod kernel;
 pub(crate) mod light;
 pub(crate) mod own;
 pub(crate) mod room;
