@@ -15,6 +15,7 @@ use prometheus::Registry;
 use prometheus::TextEncoder;
 
 use crate::telemetry::Latencies;
+use crate::telemetry::zeros;
 
 /// The metrics of one app. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -118,7 +119,7 @@ impl Metrics {
         let make = Maker(Registry::new());
         let process = prometheus::process_collector::ProcessCollector::for_self();
         make.0.register(Box::new(process)).expect("a fresh registry has no process metrics");
-        let set = MetricSet {
+        Self(Arc::new(zeros::with(MetricSet {
             connections: make.counters(
                 "realtime_connections_total",
                 "Connections by outcome",
@@ -184,9 +185,7 @@ impl Metrics {
                 &["state"],
             ),
             registry: make.0,
-        };
-        super::zeros::make(&set);
-        Self(Arc::new(set))
+        })))
     }
 
     /// Everything in the Prometheus text format.

@@ -34,8 +34,8 @@ const QUERIES: [&str; 9] =
     ["users", "job_owners", "document_roles", "jobs", "existing", "write_back", "ping", "probe", "put"];
 const SOURCES: [&str; 6] = ["redis", "inbox", "http", "publish", "channel_events", "database"];
 
-/// Makes the series; whoever counts finds them.
-pub(super) fn make(metrics: &MetricSet) {
+/// The same with these series; whoever counts finds them.
+pub(super) fn with(metrics: MetricSet) -> MetricSet {
     each(&metrics.ended, &REASONS_OF_ENDS);
     each(&metrics.conflated, &CHANNEL_KINDS);
     each(&metrics.resumes, &["live", "resumed", "reset"]);
@@ -53,6 +53,7 @@ pub(super) fn make(metrics: &MetricSet) {
     pairs(&metrics.rejected, &["log", "rosters"], &["unreadable"]);
     pairs(&metrics.rejected, &["stream"], &["per_ip", "per_user", "connections_max", "admission"]);
     pairs(&metrics.rejected, &["connection"], &["per_ip", "connections_max", "silent"]);
+    metrics
 }
 
 fn each(counter: &IntCounterVec, values: &[&str]) {
