@@ -40,6 +40,9 @@ use crate::transport::ws;
 
 /// A peer that acknowledges nothing for so long is gone.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes that wait in the kernel for the client's window. Left alone the kernel takes megabytes of each who does not read, and where
+/// that adds up to its bound for all of TCP, everybody's packets are dropped; and what waits here can't be superseded any more.
+const UNSENT_BYTES_MAX: u32 = 64 * 1024;
 
 /// Bounds of one listener.
 #[derive(Debug, Clone)]
@@ -258,6 +261,7 @@ fn tune(socket: &TcpStream) -> io::Result<()> {
         .with_retries(3);
     let socket = SockRef::from(socket);
     socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
 }
 
