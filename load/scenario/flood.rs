@@ -99,6 +99,8 @@ struct Siege<'a> {
     newcomer: Part,
     addresses: u32,
     rate: f64,
+    /// At the end of the phase before.
+    kernel: kernel::Counters,
 }
 
 pub(crate) async fn run(
@@ -153,7 +155,7 @@ impl<'a> Siege<'a> {
         let attackers = Part::start(Core::Spare, &args)?;
         let newcomer = field.newcomer(setup)?;
         let rate = setup.rates.first().copied().unwrap_or(RATE);
-        Ok(Self { bench, field, attackers, newcomer, addresses, rate })
+        Ok(Self { bench, field, attackers, newcomer, addresses, rate, kernel: kernel::Counters::now() })
     }
 
     async fn measure(mut self) -> Result<Vec<Value>, Failure> {
@@ -188,7 +190,7 @@ impl<'a> Siege<'a> {
 
     async fn phase(&mut self, name: &str, seconds: f64) -> Result<Value, Failure> {
         let attack = self.attackers.ask("count")?;
-        let (refused, kernel) = (self.refused().await?, kernel::Counters::now());
+        let refused = self.refused().await?;
         let attackers_us = meter::cpu_us(self.attackers.pid()).unwrap_or_default();
         self.field.begin(self.rate, self.bench.setup.warmup, seconds)?;
         let meter = self.field.meter();
@@ -205,7 +207,8 @@ impl<'a> Siege<'a> {
         row["refusedText"] = since.iter().map(|(of, count)| format!("{of} {count}; ")).collect::<String>().into();
         row["refused"] = serde_json::json!(since);
         row["memoryMib"] = self.memory_mib().into();
-        row["kernel"] = kernel::Counters::now().since(&kernel);
+        let kernel = std::mem::replace(&mut self.kernel, kernel::Counters::now());
+        row["kernel"] = self.kernel.since(&kernel);
         looks.tell(&mut row);
         Ok(row)
     }
