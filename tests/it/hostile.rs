@@ -537,8 +537,8 @@ async fn b109_the_metrics_port_is_of_no_use_to_a_page() {
     let foreign = [("Host", "evil.example.com"), ("Origin", "https://evil.example.com")];
     let answer = http::request(server.metrics_addr(), "GET", "/metrics", &foreign, b"").await;
     assert_eq!(answer.header("access-control-allow-origin"), None);
-    // "database" is a word of ours.
-    assert!(!answer.text().replace("database", "").contains("ada"), "no names of people, jobs or channels");
+    // One of our own words has it in it.
+    assert!(!answer.text().replace("unreadable", "").contains("ada"), "no names of people, jobs or channels");
     for path in ["/v1/events", "/health", "/", "/v1/publish"] {
         assert_eq!(http::request(server.metrics_addr(), "GET", path, &[], b"").await.status, 404, "{path}");
     }
