@@ -1,6 +1,7 @@
 //! The composition root: builds the parts, starts their tasks, and ends them in order.
 
 mod line;
+mod threads;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use axum::Router;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -51,6 +53,8 @@ use crate::spans::Spans;
 use crate::store::Store;
 use crate::store::StoreError;
 use crate::telemetry::Metrics;
+use crate::transport::Workers;
+use threads::Threads;
 
 /// Announcements of the database that may wait.
 const NOTICES_MAX: usize = 1024;
@@ -89,6 +93,8 @@ pub struct App {
     /// Where its metrics are, if they are anywhere.
     pub metrics_address: Option<SocketAddr>,
     tasks: TaskTracker,
+    /// Of the public port's connections. They end with the app, after everything else was closed.
+    _threads: Threads,
     /// Connections end with the answer that is under way.
     leave: CancellationToken,
     halt: CancellationToken,
@@ -197,7 +203,7 @@ impl App {
         });
         maintain(&shared, &tasks, &stop);
         let tls = tls.map(|(tls, loaded)| keep_fresh(tls, loaded, &tasks, &stop));
-        Ok(Self::listen(shared, (listeners, tls), extra, tasks, halt, stop))
+        Self::listen(shared, (listeners, tls), extra, tasks, halt, stop)
     }
 
     fn listen(
@@ -207,7 +213,9 @@ impl App {
         tasks: TaskTracker,
         halt: CancellationToken,
         stop: CancellationToken,
-    ) -> Self {
+    ) -> Result<Self, StartError> {
+        let threads = Threads::start()
+            .map_err(|error| StartError::Unavailable(format!("can't start: {error}; allow more threads")))?;
         let limits = ListenerLimits {
             connections: shared.connections.clone(),
             head_bytes_max: shared.config.head_bytes_max,
@@ -224,18 +232,18 @@ impl App {
         let public = http::router(&shared, extra);
         let leave = CancellationToken::new();
         let signals = Signals { leave: leave.clone(), stop: halt.clone() };
-        let owned = (limits.clone(), tasks.clone());
-        tasks.spawn(http::serve(listeners.public, public, owned, signals));
+        let workers = Workers::new(tasks.clone(), threads.handle());
+        workers.spawn(http::serve(listeners.public, public, (limits.clone(), workers.clone()), signals));
         if let Some(listener) = listeners.metrics {
             let router = http::metrics_router(&shared);
             // Metrics stay readable until the very end.
             let signals = Signals { leave: stop.clone(), stop: stop.clone() };
-            // And however many connections the public port has.
+            // And however many connections the public port has: on other threads, too.
             let limits = ListenerLimits { tls: None, connections: Connections::new(&shared.config), ..limits };
-            let owned = (limits, tasks.clone());
-            tasks.spawn(http::serve(listener, router, owned, signals));
+            let workers = Workers::new(tasks.clone(), Handle::current());
+            workers.spawn(http::serve(listener, router, (limits, workers.clone()), signals));
         }
-        Self { shared, address, metrics_address, tasks, leave, halt, stop }
+        Ok(Self { shared, address, metrics_address, tasks, _threads: threads, leave, halt, stop })
     }
 
     /// Leaves in order: not ready; after the notice streams end in their slots; listeners close, the rest stops.

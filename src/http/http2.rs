@@ -17,6 +17,7 @@ use crate::http::listener::Signals;
 use crate::http::service::Service;
 use crate::http::socket::Socket;
 use crate::transport::Uptake;
+use crate::transport::Workers;
 
 /// How HTTP/2 begins (RFC 9113 §3.4).
 pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -43,11 +44,11 @@ pub(super) async fn serve(
     socket: Socket,
     service: Service,
     limits: &ListenerLimits,
-    tasks: TaskTracker,
+    workers: Workers,
     signals: Signals,
 ) {
     let streams = TaskTracker::new();
-    let executor = Streams { tasks, streams: streams.clone() };
+    let executor = Streams { workers, streams: streams.clone() };
     let mut served = pin!(builder(executor, limits).serve_connection(TokioIo::new(socket), service));
     tokio::select! {
         _ = served.as_mut() => return,
@@ -91,8 +92,7 @@ pub(super) fn introduce(extensions: &mut Extensions) {
 /// Puts hyper's tasks, one for each request, under an owner that waits for them.
 #[derive(Debug, Clone)]
 struct Streams {
-    /// Of the app.
-    tasks: TaskTracker,
+    workers: Workers,
     /// Of this connection.
     streams: TaskTracker,
 }
@@ -102,7 +102,7 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, request: F) {
-        self.tasks.spawn(self.streams.track_future(carry(request)));
+        self.workers.spawn(self.streams.track_future(carry(request)));
     }
 }
 

@@ -19,7 +19,6 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::http::http2;
 use crate::http::http2::PREFACE;
@@ -34,6 +33,7 @@ use crate::limits::Full;
 use crate::limits::SocketPlace;
 use crate::telemetry::Metrics;
 use crate::transport::Uptake;
+use crate::transport::Workers;
 use crate::transport::plain;
 use crate::transport::plain::Surroundings;
 use crate::transport::ws;
@@ -89,14 +89,14 @@ pub struct Signals {
     pub stop: CancellationToken,
 }
 
-/// Accepts until it is told to stop; connections are tasks of the tracker.
+/// Accepts until it is told to stop; connections are tasks of the workers.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
-    (limits, tasks): (ListenerLimits, TaskTracker),
+    (limits, workers): (ListenerLimits, Workers),
     signals: Signals,
 ) {
-    let around = Arc::new(Surroundings { tasks: tasks.clone(), stop: signals.stop.clone(), ping: limits.ping });
+    let around = Arc::new(Surroundings { workers: workers.clone(), stop: signals.stop.clone(), ping: limits.ping });
     loop {
         let accepted = tokio::select! {
             // Refused by the kernel, a proxy asks the next instance at once; an answer would have to send each client away.
@@ -123,7 +123,7 @@ pub async fn serve(
         let around = Arc::clone(&around);
         // Idle from now on, not from the moment at which its task comes to run.
         let service = Service::new(router.clone(), peer, limits.connections.activity());
-        tasks.spawn(connection(socket, service, limits.clone(), around, signals.clone(), place));
+        workers.spawn(connection(socket, service, limits.clone(), around, signals.clone(), place));
     }
 }
 
@@ -182,7 +182,7 @@ async fn carry(
         () = signals.stop.cancelled() => return None,
     };
     if is_http2 {
-        http2::serve(socket, service, limits, around.tasks.clone(), signals).await;
+        http2::serve(socket, service, limits, around.workers.clone(), signals).await;
         return None;
     }
     http1(socket, service, limits, signals).await

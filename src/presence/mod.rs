@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -114,11 +115,13 @@ struct Node {
     told: mpsc::Sender<Told>,
     metrics: Metrics,
     tasks: TaskTracker,
+    runtime: Handle,
     stop: CancellationToken,
 }
 
 impl Presence {
-    /// Nobody is anywhere yet. What streams are to be told goes to `told`; rooms are tasks of `tasks` until `stop`.
+    /// Nobody is anywhere yet. What streams are to be told goes to `told`; rooms are tasks of `tasks` until `stop`,
+    /// on the runtime of whoever calls this.
     #[must_use]
     pub fn new(
         rosters: Arc<dyn Rosters>,
@@ -129,7 +132,8 @@ impl Presence {
         stop: &CancellationToken,
     ) -> Self {
         let (metrics, tasks, stop) = (metrics.clone(), tasks.clone(), stop.clone());
-        Self(Arc::new(Node { rosters, settings, rooms: Mutex::default(), told, metrics, tasks, stop }))
+        let runtime = Handle::current();
+        Self(Arc::new(Node { rosters, settings, rooms: Mutex::default(), told, metrics, tasks, runtime, stop }))
     }
 
     /// A stream watches a document, and is there from now on unless it only observes. Again: nothing happens.

@@ -63,12 +63,14 @@ impl Node {
         let place = Arc::new(Place::new(document, Room::new(document, self.rosters.node(), clock::now_us())));
         let (node, opened) = (Arc::clone(self), Arc::clone(&place));
         self.metrics.presence_rooms.inc();
-        self.tasks.spawn(async move {
+        let run = async move {
             if node.stop.run_until_cancelled(opened.run(&node)).await.is_none() {
                 opened.last_words(&node).await;
             }
             node.metrics.presence_rooms.dec();
-        });
+        };
+        // Who comes first may do so on a connection's thread; the room is everybody's.
+        drop(self.tasks.spawn_on(run, &self.runtime));
         place
     }
 

@@ -8,6 +8,8 @@ pub mod sse;
 #[cfg(test)]
 mod tests;
 mod uptake;
+mod workers;
 pub mod ws;
 
 pub use uptake::Uptake;
+pub use workers::Workers;

@@ -16,7 +16,6 @@ use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::hub::CloseReason;
 use crate::hub::Format;
@@ -30,6 +29,7 @@ use crate::session::Opening;
 use crate::session::Session;
 use crate::session::Step;
 use crate::session::Transport;
+use crate::transport::Workers;
 use crate::transport::sse;
 
 /// A client that takes nothing of its replay for so long is cut.
@@ -63,8 +63,8 @@ impl Claim {
 /// What takes part in a connection's life beside its stream; the same for all of a listener.
 #[derive(Debug)]
 pub struct Surroundings {
-    /// Who owns the tasks.
-    pub tasks: TaskTracker,
+    /// Where its tasks run.
+    pub workers: Workers,
     /// When to stop at once.
     pub stop: CancellationToken,
     /// How often a peer that can answer is asked whether it is there, where no lane does it.
@@ -103,8 +103,8 @@ impl Keeper<StdStream> for Stream {
 
     fn back(mut self: Box<Self>, handle: StdStream, unsent: Bytes, why: Refused) {
         self.opening.refused(why);
-        let tasks = self.around.tasks.clone();
-        tasks.spawn(async move {
+        let workers = self.around.workers.clone();
+        workers.spawn(async move {
             if let Ok(socket) = TcpStream::from_std(handle) {
                 self.carry(socket, unsent).await;
             }

@@ -16,7 +16,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio_util::task::TaskTracker;
 
 pub use outgoing::error;
 pub use outgoing::message;
@@ -26,6 +25,7 @@ pub use stream::serve_in_task;
 use crate::hub::CloseReason;
 use crate::hub::Reply;
 use crate::session::Live;
+use crate::transport::Workers;
 use incoming::Incoming;
 use incoming::Message;
 
@@ -85,7 +85,7 @@ impl Pulse {
 struct Waiting {
     live: Arc<Live>,
     commands: Arc<dyn Commands>,
-    tasks: TaskTracker,
+    workers: Workers,
     state: Mutex<State>,
 }
 
@@ -103,8 +103,8 @@ impl Drop for Hearing {
 }
 
 impl Hearing {
-    fn new(live: Arc<Live>, commands: Arc<dyn Commands>, tasks: TaskTracker) -> Self {
-        let waiting = Arc::new(Waiting { live, commands, tasks, state: Mutex::default() });
+    fn new(live: Arc<Live>, commands: Arc<dyn Commands>, workers: Workers) -> Self {
+        let waiting = Arc::new(Waiting { live, commands, workers, state: Mutex::default() });
         Self { incoming: Incoming::default(), waiting, pulse: Pulse::default() }
     }
 
@@ -155,7 +155,7 @@ impl Waiting {
         }
         state.texts.push_back(text);
         if !std::mem::replace(&mut state.running, true) {
-            self.tasks.spawn(Arc::clone(self).work());
+            self.workers.spawn(Arc::clone(self).work());
         }
         true
     }

@@ -52,7 +52,7 @@ pub async fn serve(
 ) {
     let stop = around.stop.clone();
     let opening = Opening::new(session, Transport::Ws);
-    let hearing = Hearing::new(Arc::clone(opening.live()), commands, around.tasks.clone());
+    let hearing = Hearing::new(Arc::clone(opening.live()), commands, around.workers.clone());
     let stream = Stream { opening, hearing, around, _place: place };
     note(Box::pin(stop.run_until_cancelled(stream.begin(socket, heard))).await);
 }
@@ -105,8 +105,8 @@ impl Keeper<StdStream> for Stream {
 
     fn back(mut self: Box<Self>, handle: StdStream, unsent: Bytes, why: Refused) {
         self.opening.refused(why);
-        let (tasks, stop) = (self.around.tasks.clone(), self.around.stop.clone());
-        tasks.spawn(async move {
+        let (workers, stop) = (self.around.workers.clone(), self.around.stop.clone());
+        workers.spawn(async move {
             let Ok(socket) = TcpStream::from_std(handle) else { return };
             drop(Box::pin(stop.run_until_cancelled(self.catch_up(socket, BytesMut::from(unsent)))).await);
         });
@@ -207,7 +207,7 @@ async fn drive(
     around: Arc<Surroundings>,
 ) -> io::Result<()> {
     let live = Arc::clone(session.live());
-    let mut hearing = Hearing::new(Arc::clone(&live), commands, around.tasks.clone());
+    let mut hearing = Hearing::new(Arc::clone(&live), commands, around.workers.clone());
     let kill = CancellationToken::new();
     let mut outputs = pin!(session.into_stream(Transport::Ws, kill.clone()));
     let often = around.ping.min(LIVELY);
