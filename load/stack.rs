@@ -89,7 +89,8 @@ impl Stack {
             return Err(format!("tidings migrate: {}", String::from_utf8_lossy(&migrated.stderr)).into());
         }
         let mut serve = command(core_of(setup), &binary);
-        serve.arg("serve").envs(environment).current_dir(directory.path());
+        // As in the image.
+        serve.arg("serve").env("MIMALLOC_PURGE_DELAY", "0").envs(environment).current_dir(directory.path());
         let (process, stderr) = Guarded::spawn_heard(&serve, &directory);
         let url = listening(stderr)?;
         is_ready(url).await;
