@@ -53,27 +53,26 @@ impl Idle {
     /// Ends when a place is free, and until then nobody else should be accepted: in the kernel's queue they are safe. `false`: none
     /// will be.
     pub(super) async fn make_room(&self) -> bool {
-        if let Some(evicted) = self.evict() {
+        let (evicted, leaving) = self.evict();
+        if let Some(evicted) = evicted {
             evicted.wake.notify_one();
         }
-        if self.queue.lock().leaving == 0 {
-            return false;
-        }
-        tokio::time::timeout(ROOM_MAX, self.left.notified()).await.is_ok()
+        leaving > 0 && tokio::time::timeout(ROOM_MAX, self.left.notified()).await.is_ok()
     }
 
-    /// To be dropped without the lock: it may be the last that holds it.
-    fn evict(&self) -> Option<Arc<Activity>> {
+    /// The one that was told, and how many have been and are still there. To be dropped without the lock: it may be the last that
+    /// holds it.
+    fn evict(&self) -> (Option<Arc<Activity>>, usize) {
         let mut queue = self.queue.lock();
-        loop {
-            let (_, oldest) = queue.waiting.pop_first()?;
-            // One that is just going has no one left to be told.
+        while let Some((_, oldest)) = queue.waiting.pop_first() {
+            // One that is just going has nobody left to be told.
             if let Some(evicted) = oldest.upgrade() {
                 evicted.turn.lock().told = true;
                 queue.leaving += 1;
-                return Some(evicted);
+                return (Some(evicted), queue.leaving);
             }
         }
+        (None, queue.leaving)
     }
 
     pub(super) fn has_left(&self) {
