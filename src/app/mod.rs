@@ -295,9 +295,10 @@ impl App {
 
     /// Ends as if the process was killed: no stream is told anything, nothing is flushed. For tests.
     pub fn abandon(self) {
+        self.shared.sessions.presence.silence();
+        self.stop.cancel();
         self.leave.cancel();
         self.halt.cancel();
-        self.stop.cancel();
     }
 }
 

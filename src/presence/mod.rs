@@ -16,6 +16,8 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -117,6 +119,8 @@ struct Node {
     tasks: TaskTracker,
     runtime: Handle,
     stop: CancellationToken,
+    /// Nothing is said any more, as if the process was dead.
+    silenced: AtomicBool,
 }
 
 impl Presence {
@@ -133,7 +137,17 @@ impl Presence {
     ) -> Self {
         let (metrics, tasks, stop) = (metrics.clone(), tasks.clone(), stop.clone());
         let runtime = Handle::current();
-        Self(Arc::new(Node { rosters, settings, rooms: Mutex::default(), told, metrics, tasks, runtime, stop }))
+        Self(Arc::new(Node {
+            rosters,
+            settings,
+            rooms: Mutex::default(),
+            told,
+            metrics,
+            tasks,
+            runtime,
+            stop,
+            silenced: AtomicBool::new(false),
+        }))
     }
 
     /// A stream watches a document, and is there from now on unless it only observes. Again: nothing happens.
@@ -147,6 +161,11 @@ impl Presence {
         let place = self.0.enter(document, |room| room.attach(&device, who));
         place.until(PATIENCE, |room| room.is_ready(&device)).await;
         if place.room.lock().is_there(&device) { Ok(()) } else { Err(PresenceAway) }
+    }
+
+    /// Says nothing any more, whoever goes. For tests of instances that die.
+    pub fn silence(&self) {
+        self.0.silenced.store(true, Ordering::Release);
     }
 
     /// A stream says something. Answers whether it is there.

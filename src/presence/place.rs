@@ -1,5 +1,6 @@
 //! The task of a room: tells the others what is said here, hears what they say, and reads the roster where that may have failed.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -132,7 +133,7 @@ impl Place {
 
     /// The app stops: what is still to be said is said once.
     pub(super) async fn last_words(&self, node: &Node) {
-        if self.room.lock().has_steps() != (false, false) {
+        if !node.silenced.load(Ordering::Acquire) && self.room.lock().has_steps() != (false, false) {
             drop(tokio::time::timeout(LAST_WORDS, self.say(node, true)).await);
         }
     }

@@ -200,7 +200,9 @@ async fn a_batch_in_the_middle_of_which_redis_fails_says_what_became_of_each() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_redis_freezes_in_is_repeated_without_doubles() {
     let mut server = RedisServer::start(RedisOptions::default()).await;
-    let world = World::on(&server).await;
+    let mut world = World::on(&server).await;
+    // Nobody reads meanwhile, and that is not what this is about.
+    (world.config.outbox_events_max, world.config.outbox_bytes_max) = (10_000, 16 << 20);
     world.people(&[("ada", &[])]).await;
     world.document("d", "ada", &[]).await;
     let app = world.start().await;

@@ -180,7 +180,9 @@ async fn bad_messages_are_dropped_and_counted_and_affect_nothing() {
 
 #[tokio::test]
 async fn an_instance_that_is_killed_takes_no_event_with_it() {
-    let world = World::redis().await;
+    let mut world = World::redis().await;
+    // Nobody reads meanwhile, and that is not what this is about.
+    (world.config.outbox_events_max, world.config.outbox_bytes_max) = (10_000, 16 << 20);
     people(&world).await;
     let survivor = world.start().await;
     let server = RedisServer::shared().await;
